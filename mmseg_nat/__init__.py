@@ -1,0 +1,13 @@
+"""Registers NAT, DiNAT and DiNAT_s as backbones of mmseg.
+
+All that a config needs: ``custom_imports = dict(imports=['mmseg_nat'])``.
+"""
+
+from mmseg.registry import MODELS
+
+from nat_backbones import NAT, DiNAT, DiNAT_s
+
+for _backbone in (NAT, DiNAT, DiNAT_s):
+    MODELS.register_module(module=_backbone)
+
+__all__ = ['NAT', 'DiNAT', 'DiNAT_s']

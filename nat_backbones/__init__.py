@@ -1,0 +1,6 @@
+"""NAT, DiNAT and DiNAT_s: backbones of neighborhood attention for mmdet, mmseg and mmengine."""
+
+from .dinat_s import DiNAT_s
+from .nat import NAT, DiNAT
+
+__all__ = ['NAT', 'DiNAT', 'DiNAT_s']

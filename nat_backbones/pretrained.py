@@ -1,0 +1,106 @@
+"""Published weights into a backbone: classification, detection or segmentation checkpoints."""
+
+import re
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from .checkpoint_file import CheckpointError, read_checkpoint
+
+# Parts of a model that are not the backbone: a classifier's last norm and head. The backbone's own
+# norms have a number.
+_CLASSIFIER = re.compile(r'(norm|head)\.')
+# Output norms exist only in models for dense prediction.
+_OUTPUT_NORM = re.compile(r'norm\d+\.')
+
+
+def load_pretrained(backbone: nn.Module, path: str) -> None:
+    """Load published weights into a backbone and log what was missing or not used.
+
+    Takes the state dict as it is or under 'state_dict' or 'model'; strips 'module.' and 'backbone.';
+    ignores neck and heads; resizes relative position biases of another kernel size. Output norms that
+    the checkpoint lacks keep their initial values.
+
+    Args:
+        backbone: NAT, DiNAT or DiNAT_s.
+        path: local file or URL.
+
+    Raises:
+        CheckpointError: where the file cannot be read, or its weights are of another architecture.
+    """
+    source = backbone_weights(read_checkpoint(path), path)
+    target = backbone.state_dict()
+    resized = []
+    for name, weight in source.items():
+        if name.endswith('.rpb') and name in target and weight.shape != target[name].shape:
+            source[name] = resize_rpb(weight, target[name].shape, name, path)
+            resized.append(name)
+    missing = sorted(target.keys() - source.keys())
+    unexpected = sorted(source.keys() - target.keys())
+    wrong = [
+        f'{name} is {tuple(source[name].shape)} in the file and {tuple(weight.shape)} in the model'
+        for name, weight in target.items()
+        if name in source and source[name].shape != weight.shape
+    ]
+    wrong += [f'{name} is missing' for name in missing if not _OUTPUT_NORM.match(name)]
+    wrong += [f'{name} is not in the model' for name in unexpected if not _OUTPUT_NORM.match(name)]
+    if wrong:
+        raise CheckpointError(
+            f'checkpoint {path} is of another architecture than the {type(backbone).__name__} it was to'
+            f' initialise: {len(wrong)} differences, {"; ".join(wrong[:3])}; give the weights of the same'
+            ' variant, or make arch, depths and layer_scale of the backbone those of the weights'
+        )
+    backbone.load_state_dict(source, strict=False)
+    print_log(
+        f'{len(source) - len(unexpected)} tensors loaded from {path}; initialised anew:'
+        f' {", ".join(missing) or "none"}; not used: {", ".join(unexpected) or "none"};'
+        f' resized: {len(resized)} relative position biases',
+        logger='current',
+    )
+
+
+def backbone_weights(checkpoint: object, path: str) -> dict[str, Tensor]:
+    """The backbone's part of a classification, detection or segmentation checkpoint.
+
+    Args:
+        checkpoint: what the file holds.
+        path: the file, for messages.
+
+    Raises:
+        CheckpointError: where it holds no weights.
+    """
+    for name in ('state_dict', 'model'):
+        if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(name), Mapping):
+            checkpoint = checkpoint[name]
+    if not isinstance(checkpoint, Mapping) or not any(map(torch.is_tensor, checkpoint.values())):
+        raise CheckpointError(f'checkpoint {path} holds no state dict; give a file of weights')
+    weights = {name.removeprefix('module.'): value for name, value in checkpoint.items()}
+    detector = {
+        name.removeprefix('backbone.'): value
+        for name, value in weights.items()
+        if name.startswith('backbone.')
+    }
+    return detector or {name: value for name, value in weights.items() if not _CLASSIFIER.match(name)}
+
+
+def resize_rpb(rpb: Tensor, shape: torch.Size, name: str = 'rpb', path: str = '') -> Tensor:
+    """Resize a relative position bias to another kernel size, bicubically, ends onto ends.
+
+    Args:
+        rpb: ``(heads, 2 * k_h - 1, 2 * k_w - 1)``.
+        shape: the wanted shape, of the same heads.
+        name: of the parameter, for messages.
+        path: of the checkpoint, for messages.
+
+    Raises:
+        CheckpointError: where the number of heads differs.
+    """
+    if rpb.dim() != 3 or rpb.shape[0] != shape[0]:
+        raise CheckpointError(
+            f'checkpoint {path} is of another architecture: {name} is {tuple(rpb.shape)} in the file and'
+            f' {tuple(shape)} in the model, which has {shape[0]} heads; give weights of the same variant'
+        )
+    return F.interpolate(rpb[None], shape[1:], mode='bicubic', align_corners=True)[0]

@@ -1,0 +1,46 @@
+// What a kernel is given: sizes, strides and pointers, without torch.
+//
+// Tensors are heads-last, (batch, axis 0, axis 1, heads, head_dim), with any strides.
+// One-dimensional attention is the case length[0] == kernel_size[0] == dilation[0] == 1.
+#pragma once
+
+#include <cstdint>
+
+namespace natten_ops {
+
+struct Problem {
+  int64_t batch;
+  int64_t length[2];
+  int64_t heads;
+  int64_t head_dim;
+  int64_t kernel_size[2];
+  int64_t dilation[2];
+  double scale;
+
+  int64_t window_size() const { return kernel_size[0] * kernel_size[1]; }
+  // Entries of one head's relative position bias, (2 kernel_size[0] - 1, 2 kernel_size[1] - 1).
+  int64_t bias_size() const { return (2 * kernel_size[0] - 1) * (2 * kernel_size[1] - 1); }
+};
+
+// A tensor (batch, axis 0, axis 1, heads, head_dim); strides in elements.
+template <typename T>
+struct Strided {
+  T* data;
+  int64_t batch_stride;
+  int64_t axis_stride[2];
+  int64_t head_stride;
+  int64_t channel_stride;
+
+  T* at(int64_t batch, int64_t index0, int64_t index1, int64_t head) const {
+    return data + batch * batch_stride + index0 * axis_stride[0] + index1 * axis_stride[1] +
+           head * head_stride;
+  }
+};
+
+// A contiguous tensor (batch, axis 0, axis 1, heads): one number per query and head.
+inline int64_t row_offset(const Problem& problem, int64_t batch, int64_t index0, int64_t index1,
+                          int64_t head) {
+  return ((batch * problem.length[0] + index0) * problem.length[1] + index1) * problem.heads + head;
+}
+
+}  // namespace natten_ops

@@ -1,0 +1,283 @@
+"""NAT, DiNAT and DiNAT_s: golden vectors, arguments, freezing, published weights."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from golden import MODEL_CASES, drawn, expected, fill_parameters, relative_error
+
+import nat_backbones
+from nat_backbones import NAT, DiNAT, DiNAT_s
+from nat_backbones.checkpoint_file import CheckpointError
+from nat_backbones.pretrained import load_pretrained, resize_rpb
+
+SMALL = dict(embed_dim=16, depths=(1, 2, 1, 1), num_heads=(1, 2, 4, 8), mlp_ratio=2.0, kernel_size=3)
+
+
+def small_nat(**kwargs):
+    torch.manual_seed(0)
+    return NAT(**(SMALL | kwargs))
+
+
+@pytest.mark.parametrize('case', MODEL_CASES, ids=lambda case: case['name'])
+def test_golden(case, record_property):
+    model = getattr(nat_backbones, case['type'])(drop_path_rate=0.0, **case['args'])
+    fill_parameters(model)
+    assert sum(p.numel() for p in model.parameters()) == case['n_params']
+    wanted = expected(case)
+    outputs = model(drawn(case, 'input', case['input']))
+    errors = {}
+    for i, output in enumerate(outputs):
+        errors[f'level{i}'] = relative_error(output[:, ::4, ::2, ::2], wanted[f'level{i}'])
+        mean = float(wanted[f'level{i}_mean_abs'])
+        assert float(output.abs().mean()) == pytest.approx(mean, rel=1e-4)
+    loss = sum((o * drawn(case, f'grad{i}', o.shape)).mean() for i, o in enumerate(outputs))
+    attention = getattr(model, model.levels_name)[0].blocks[1].attn
+    stem = model.patch_embed.proj
+    first_conv = stem[0] if isinstance(stem, torch.nn.Sequential) else stem
+    wrt = dict(grad_rpb=attention.rpb, grad_qkv_bias=attention.qkv.bias, grad_stem=first_conv.weight)
+    grads = torch.autograd.grad(loss, list(wrt.values()))
+    for name, grad in zip(wrt, grads, strict=True):
+        errors[name] = relative_error(grad, wanted[name])
+    for name, error in errors.items():
+        record_property(name, error)
+        assert error <= 2e-4, (name, error)
+
+
+@pytest.mark.parametrize(
+    ('backbone', 'arch', 'millions'),
+    # Millions of parameters of the published classifiers (NAT's and DiNAT's model tables), which have a
+    # 1000-class head and one last norm.
+    [
+        (NAT, 'mini', 20), (NAT, 'tiny', 28), (NAT, 'small', 51), (NAT, 'base', 90),
+        (DiNAT, 'large', 200), (DiNAT_s, 'tiny', 28), (DiNAT_s, 'small', 50),
+        (DiNAT_s, 'base', 88), (DiNAT_s, 'large', 197),
+    ],
+)  # fmt: skip
+def test_published_parameters(backbone, arch, millions):
+    depths = backbone.arch_zoo[arch]['depths']
+    extra = {} if backbone is NAT else dict(dilations=[[1] * depth for depth in depths])
+    if arch in ('small', 'base') and backbone is NAT:
+        extra['layer_scale'] = 1e-5
+    with torch.device('meta'):
+        model = backbone(arch=arch, out_indices=(3,), **extra)
+    dim = model.num_features[-1]
+    head = dim * 1000 + 1000
+    total = (sum(p.numel() for p in model.parameters()) + head) / 1e6
+    # The papers rounded some and truncated others.
+    assert millions in (round(total), int(total))
+
+
+def test_state_dict_keys_are_the_published_ones():
+    nat = small_nat(layer_scale=1e-5)
+    dinat_s = DiNAT_s([[1], [1]], embed_dim=16, depths=(1, 1), num_heads=(1, 2), out_indices=(1,))
+    block = ['attn.proj.bias', 'attn.proj.weight', 'attn.qkv.bias', 'attn.qkv.weight', 'attn.rpb']
+    block += [f'mlp.{layer}.{leaf}' for layer in ('fc1', 'fc2') for leaf in ('bias', 'weight')]
+    block += [f'{norm}.{leaf}' for norm in ('norm1', 'norm2') for leaf in ('bias', 'weight')]
+    keys = set(nat.state_dict())
+    first = {key.removeprefix('levels.0.blocks.0.') for key in keys if 'levels.0.blocks.0.' in key}
+    assert first == {*block, 'gamma1', 'gamma2'}
+    rest = {key for key in keys if '.blocks.' not in key}
+    assert rest == {
+        *(f'patch_embed.proj.{i}.{leaf}' for i in (0, 1) for leaf in ('weight', 'bias')),
+        *(f'patch_embed.norm.{leaf}' for leaf in ('weight', 'bias')),
+        *(f'levels.{i}.downsample.reduction.weight' for i in range(3)),
+        *(f'levels.{i}.downsample.norm.{leaf}' for i in range(3) for leaf in ('weight', 'bias')),
+        *(f'norm{i}.{leaf}' for i in range(4) for leaf in ('weight', 'bias')),
+    }
+    keys = set(dinat_s.state_dict())
+    first = {key.removeprefix('layers.1.blocks.0.') for key in keys if 'layers.1.blocks.0.' in key}
+    assert first == set(block)
+    assert {key for key in keys if '.blocks.' not in key} == {
+        'patch_embed.proj.weight', 'patch_embed.proj.bias', 'patch_embed.norm.weight',
+        'patch_embed.norm.bias', 'layers.0.downsample.norm.weight', 'layers.0.downsample.norm.bias',
+        'layers.0.downsample.reduction.weight', 'norm1.weight', 'norm1.bias',
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize('size', [(1, 1), (33, 70), (64, 31)])
+def test_any_input_size(size):
+    dinat = DiNAT([[2], [1, 3], [1], [1]], **SMALL)
+    dinat_s = DiNAT_s([[2], [1, 3], [1], [1]], **(SMALL | dict(mlp_ratio=4.0)))
+    for model in (dinat, dinat_s):
+        outputs = model(torch.randn(2, 3, *size))
+        for i, output in enumerate(outputs):
+            height, width = (-(-length // (4 * 2**i)) for length in size)
+            assert output.shape == (2, 16 * 2**i, height, width)
+            assert output.is_contiguous()
+
+
+def test_out_indices():
+    model = small_nat(out_indices=[2, 1])
+    assert {name for name, _ in model.named_children()} >= {'norm1', 'norm2'}
+    assert not hasattr(model, 'norm0')
+    outputs = model(torch.randn(1, 3, 64, 64))
+    assert [o.shape[1] for o in outputs] == [32, 64]
+
+
+@pytest.mark.parametrize('frozen_stages', [-1, 0, 2, 4])
+def test_frozen_stages(frozen_stages):
+    model = small_nat(frozen_stages=frozen_stages, drop_rate=0.1)
+    assert model.train() is model
+    images = torch.randn(1, 3, 40, 40, requires_grad=True)
+    sum(o.square().mean() for o in model(images)).backward()
+    frozen_parts = ['patch_embed.'] if frozen_stages >= 0 else []
+    frozen_parts += [f'{part}{i}.' for i in range(frozen_stages) for part in ('levels.', 'norm')]
+    for name, parameter in model.named_parameters():
+        frozen = name.startswith(tuple(frozen_parts)) if frozen_parts else False
+        assert parameter.requires_grad is not frozen, name
+        assert (parameter.grad is None) is frozen, name
+    training = {name: module.training for name, module in model.named_modules()}
+    assert training['levels.1'] is (frozen_stages < 2)
+    assert training['pos_drop'] is (frozen_stages < 0)
+
+
+def test_activation_checkpointing_changes_nothing():
+    plain, recomputed = small_nat(), small_nat(with_cp=True)
+    recomputed.load_state_dict(plain.state_dict())
+    images = torch.randn(1, 3, 48, 48)
+    results = []
+    for model in (plain, recomputed):
+        torch.manual_seed(1)  # stochastic depth
+        sum(o.square().mean() for o in model(images)).backward()
+        results.append([p.grad for p in model.parameters()])
+    for a, b in zip(*results, strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_stochastic_depth_grows_linearly():
+    model = small_nat(drop_path_rate=0.4)
+    rates = [getattr(b.drop_path, 'drop_prob', 0.0) for level in model.levels for b in level.blocks]
+    assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (dict(arch='tniy'), "one of mini, tiny, small, base, got 'tniy'; did you mean 'tiny'"),
+        (dict(), 'needs arch, one of mini, tiny, small, base, or explicit embed_dim, depths'),
+        (SMALL | dict(num_heads=(1, 2)), 'num_heads must have one entry per level'),
+        (SMALL | dict(dilations=[[1], [1], [1], [1]]), 'dilations must be one list per level'),
+        (SMALL | dict(out_indices=(0, 4)), 'out_indices must name levels from 0 to 3'),
+        (SMALL | dict(frozen_stages=5), 'frozen_stages must be'),
+        (SMALL | dict(num_heads=(3, 2, 4, 8)), 'dim must be a multiple of num_heads'),
+        (SMALL | dict(kernel_size=0), 'kernel_size must be positive'),
+    ],
+)
+def test_bad_arguments(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        NAT(**arguments)
+
+
+# Published weights: what init_cfg=dict(type='Pretrained') takes and refuses.
+
+
+def save(path, checkpoint):
+    torch.save(checkpoint, path)
+    return str(path)
+
+
+def initialised(path, **kwargs):
+    model = small_nat(init_cfg=dict(type='Pretrained', checkpoint=path), **kwargs)
+    model.init_weights()
+    return model
+
+
+@pytest.mark.parametrize('kind', ['classification', 'detection', 'segmentation', 'parallel'])
+def test_pretrained(kind, tmp_path):
+    source = small_nat()
+    fill_parameters(source)
+    weights = source.state_dict()
+    if kind == 'classification':
+        weights = {k: v for k, v in weights.items() if not k.startswith('norm')}
+        weights |= {'norm.weight': torch.ones(128), 'head.weight': torch.ones(1000, 128)}
+    else:
+        weights = {f'backbone.{k}': v for k, v in weights.items()}
+        weights['decode_head.conv.weight' if kind == 'segmentation' else 'neck.x'] = torch.ones(1)
+    if kind == 'parallel':
+        weights = {f'module.{k}': v for k, v in weights.items()}
+    path = save(tmp_path / 'weights.pth', dict(state_dict=weights, meta=dict(epoch=1)))
+    model = initialised(path)
+    for name, value in source.state_dict().items():
+        if kind == 'classification' and name.startswith('norm'):
+            wanted = torch.full_like(value, float(name.endswith('weight')))
+            assert torch.equal(model.state_dict()[name], wanted)
+        else:
+            assert torch.equal(model.state_dict()[name], value)
+
+
+def test_pretrained_reports(tmp_path, capfd):
+    from mmengine.logging import MMLogger
+
+    MMLogger.get_instance('report', log_level='INFO')
+    weights = {k: v for k, v in small_nat().state_dict().items() if not k.startswith('norm0')}
+    initialised(save(tmp_path / 'w.pth', weights), out_indices=(0, 1, 2))
+    printed = ''.join(capfd.readouterr())
+    assert 'initialised anew: norm0.bias, norm0.weight' in printed
+    assert 'not used: norm3.bias, norm3.weight' in printed
+
+
+def test_pretrained_resizes_rpb(tmp_path):
+    path = save(tmp_path / 'weights.pth', small_nat(kernel_size=5).state_dict())
+    model = initialised(path)
+    assert model.levels[0].blocks[0].attn.rpb.shape == (1, 5, 5)
+    table = torch.linspace(0, 1, 9).expand(2, 9, 9)
+    assert torch.allclose(resize_rpb(table, torch.Size((2, 13, 13)))[0, 0, [0, 6, 12]],
+                          torch.tensor([0.0, 0.5, 1.0]), atol=1e-6)  # fmt: skip
+
+
+def test_pretrained_refuses(tmp_path):
+    good = small_nat().state_dict()
+    cases = {
+        'another depth': (dict(state_dict=small_nat(depths=(1, 1, 1, 1)).state_dict()), 'is missing'),
+        'another width': (small_nat(embed_dim=32).state_dict(), 'is of another architecture'),
+        'another head count': (
+            small_nat(kernel_size=5, num_heads=(2, 2, 4, 8)).state_dict(),
+            'which has 1 heads',
+        ),
+        'another family': (torch.nn.Linear(2, 2).state_dict(), 'is of another architecture'),
+        'no weights': (dict(epoch=3), 'holds no state dict'),
+    }
+    for checkpoint, words in cases.values():
+        with pytest.raises(CheckpointError, match=words):
+            initialised(save(tmp_path / 'w.pth', checkpoint))
+    path = save(tmp_path / 'w.pth', good)
+    data = (tmp_path / 'w.pth').read_bytes()
+    (tmp_path / 'w.pth').write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match='cut short or not a torch checkpoint'):
+        initialised(path)
+    with pytest.raises(CheckpointError, match=r'absent\.pth does not exist'):
+        initialised(str(tmp_path / 'absent.pth'))
+
+
+class Malicious:
+    def __reduce__(self):
+        return print, ('executed',)
+
+
+def test_pretrained_never_executes_code(tmp_path, capsys):
+    path = save(tmp_path / 'w.pth', dict(state_dict=Malicious()))
+    with pytest.raises(CheckpointError, match='could run code'):
+        load_pretrained(small_nat(), path)
+    assert 'executed' not in capsys.readouterr().out
+
+
+def test_failed_download_names_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    with pytest.raises(CheckpointError, match=r'put it at .*nat_mini\.pth, or train without it'):
+        initialised('http://localhost:9/nat_mini.pth')
+
+
+@pytest.mark.parametrize(('one', 'other'), [('mmdet', 'mmseg'), ('mmseg', 'mmdet')])
+def test_packages_register_without_each_other(one, other):
+    program = (
+        f'import sys; sys.modules[{other!r}] = None\n'
+        f'import {one}_nat\n'
+        f'from {one}.registry import MODELS\n'
+        "config = dict(type='NAT', arch='mini', drop_path_rate=0.1)\n"
+        "assert type(MODELS.build(config)).__name__ == 'NAT'\n"
+        "assert MODELS.get('DiNAT') and MODELS.get('DiNAT_s') and MODELS.get('NeighborhoodAttention2D')"
+    )
+    run = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr

@@ -1,0 +1,213 @@
+"""Checkpoint files: loading them without executing code, and whether they fit the model."""
+
+import os
+import re
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
+from torch import nn
+
+from nat_backbones.checkpoint_file import is_url, read_checkpoint
+
+from .errors import UserError, abbreviate
+
+_SIZE_MISMATCH = re.compile(r'size mismatch for (?P<key>[^:]+): (?P<shapes>.+)')
+
+
+def _history_buffer_method(owner: Any, name: str) -> Any:
+    """Stand in for ``getattr``, through which pickle stores the methods of HistoryBuffer."""
+    if owner is not HistoryBuffer or name.startswith('_'):
+        raise UnpicklingError(f'Unsupported global: GLOBAL builtins.getattr of {name}')
+    return getattr(owner, name)
+
+
+def _safe_globals() -> list:
+    """List the harmless classes that mmengine's checkpoints hold beside tensors."""
+    arrays = (np._core if hasattr(np, '_core') else np.core).multiarray
+    # NumPy 2 renamed the module that both of these are stored under.
+    functions = [
+        (function, f'numpy.{package}.multiarray.{function.__name__}')
+        for function in (arrays._reconstruct, arrays.scalar)
+        for package in ('core', '_core')
+    ]
+    dtypes = {type(np.dtype(code)) for code in np.typecodes['All']}
+    return [
+        HistoryBuffer,
+        (_history_buffer_method, '__builtin__.getattr'),
+        (_history_buffer_method, 'builtins.getattr'),
+        slice,
+        np.ndarray,
+        np.dtype,
+        *dtypes,
+        *functions,
+    ]
+
+
+def forbid_unsafe_loading() -> None:
+    """Keep everything in this process from executing code that a checkpoint holds.
+
+    mmengine falls back to ``weights_only=False`` for a checkpoint that a safe load refuses,
+    and others ask for it outright. torch's environment variable overrules both.
+    """
+    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+    os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
+    torch.serialization.add_safe_globals(_safe_globals())
+    # mmengine's own loader allows the real `getattr`.
+    CheckpointLoader.register_scheme('', read_checkpoint, force=True)
+
+
+class DropEmbeddedConfig(Hook):
+    """Drop the config in a checkpoint's ``meta``, which mmengine executes when it resumes."""
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Called by the runner between loading a checkpoint and using it."""
+        checkpoint.get('meta', {}).pop('config', None)
+
+
+def check_checkpoint(path: str, model: nn.Module) -> None:
+    """Check that a checkpoint holds all weights of a model.
+
+    Args:
+        path (str): The checkpoint; one at a URL is not checked.
+        model (nn.Module): The model. The weights are loaded into it.
+    """
+    if is_url(path):
+        return
+    fit = _Fit(path, model)
+    if fit.mismatched or fit.missing:
+        raise fit.error('use the config that the checkpoint was trained with')
+
+
+def check_resume(cfg: Config, model: nn.Module) -> None:
+    """Check the checkpoint that training is to go on from.
+
+    Args:
+        cfg (Config): The config; without ``load_from`` the latest checkpoint in ``work_dir``
+            is meant.
+        model (nn.Module): The model. The weights are loaded into it.
+    """
+    path = cfg.get('load_from')
+    if path is None:
+        path = _latest_checkpoint(cfg.work_dir)
+    if is_url(path):
+        return
+    check_checkpoint(path, model)
+    checkpoint = read_checkpoint(path)
+    lacks = [key for key in ('meta', 'message_hub', 'optimizer') if key not in checkpoint]
+    if lacks:
+        raise UserError(
+            f'checkpoint {path} holds weights but no training state ({", ".join(lacks)})',
+            f'start from its weights with --cfg-options load_from={path} instead of --resume',
+        )
+
+
+def check_load_from(path: str, model: nn.Module) -> None:
+    """Check a checkpoint whose weights training is to start from.
+
+    Heads may differ, since their shapes follow the number of classes; a neck may be absent.
+
+    Args:
+        path (str): The checkpoint; one at a URL is not checked.
+        model (nn.Module): The model. The weights are loaded into it.
+    """
+    if is_url(path):
+        return
+    fit = _Fit(path, model)
+    wrong = [key for key in fit.mismatched if 'head' not in key]
+    wrong += [key for key in fit.missing if key.startswith('backbone.')]
+    if wrong or not fit.matched:
+        raise fit.error('use a checkpoint with the same backbone and neck, or unset load_from')
+
+
+def check_pretrained(model: nn.Module) -> None:
+    """Check the local files that ``init_cfg`` initializes parts of the model from.
+
+    Args:
+        model (nn.Module): The model. The weights are loaded into it.
+    """
+    for module in model.modules():
+        init_cfg = getattr(module, 'init_cfg', None)
+        pretrained = isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained'
+        if pretrained and not is_url(init_cfg['checkpoint']):
+            module.init_weights()
+
+
+class _Fit:
+    """How the weights in a checkpoint fit a model.
+
+    Args:
+        path (str): The checkpoint.
+        model (nn.Module): The model. The weights are loaded into it, by which renaming of
+            keys from older versions takes place.
+    """
+
+    def __init__(self, path: str, model: nn.Module) -> None:
+        self.path = path
+        weights = _state_dict(path)
+        # Counters that no result depends on, and that older checkpoints do not have.
+        ignored = 'num_batches_tracked'
+        expected = {key for key in model.state_dict() if not key.endswith(ignored)}
+        self.shapes = dict[str, str]()
+        try:
+            missing, unexpected = model.load_state_dict(weights, strict=False)
+        except RuntimeError as error:
+            self.shapes = {m['key']: m['shapes'] for m in _SIZE_MISMATCH.finditer(str(error))}
+            if not self.shapes:
+                raise
+            missing = [key for key in model.state_dict() if key not in weights]
+            unexpected = [key for key in weights if key not in expected]
+        self.mismatched = list(self.shapes)
+        self.missing = [key for key in missing if key in expected]
+        self.unexpected = [key for key in unexpected if not key.endswith(ignored)]
+        self.total = len(expected)
+        self.matched = self.total - len(self.missing) - len(self.mismatched)
+
+    def error(self, remedy: str) -> UserError:
+        """Say what does not fit, with counts and the first examples."""
+        parts = [f'{self.matched} of {self.total} tensors match']
+        if self.mismatched:
+            shapes = [f'{key}: {shape}' for key, shape in self.shapes.items()]
+            parts.append(f'{len(shapes)} differ in shape (first: {shapes[0].rstrip(".")})')
+        if self.missing:
+            parts.append(f'{len(self.missing)} are missing (first: {abbreviate(self.missing, 3)})')
+        if self.unexpected:
+            unknown = abbreviate(self.unexpected, 3)
+            parts.append(f'{len(self.unexpected)} are unknown to the model (first: {unknown})')
+        return UserError(
+            f'checkpoint {self.path} does not fit the model of the config: {", ".join(parts)}',
+            remedy,
+        )
+
+
+def _state_dict(path: str) -> dict[str, torch.Tensor]:
+    checkpoint = read_checkpoint(path)
+    if isinstance(checkpoint, dict) and isinstance(checkpoint.get('state_dict'), dict):
+        checkpoint = checkpoint['state_dict']
+    if not isinstance(checkpoint, dict) or not any(map(torch.is_tensor, checkpoint.values())):
+        raise UserError(
+            f'checkpoint {path} holds no state_dict',
+            'give a checkpoint that tools/train.py or model.state_dict() wrote',
+        )
+    metadata = getattr(checkpoint, '_metadata', None)
+    weights = {re.sub(r'^module\.', '', key): value for key, value in checkpoint.items()}
+    weights = type(checkpoint)(weights)
+    if metadata is not None:
+        # Modules tell from it whether keys have to be renamed.
+        weights._metadata = metadata
+    return weights
+
+
+def _latest_checkpoint(work_dir: str) -> str:
+    latest = find_latest_checkpoint(work_dir)
+    if latest is None:
+        raise UserError(
+            f'--resume finds no checkpoint in {work_dir}',
+            'leave out --resume to start anew, or name the checkpoint: --resume PATH',
+        )
+    return latest

@@ -1,0 +1,102 @@
+"""Train a small NAT on generated scenes, evaluate it and draw what it found.
+
+Interrupted and run again, it goes on where it was; run again when done, it only evaluates.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.errors import UserError, report_user_errors
+from make_demo_data import make_demo_data
+
+ROOT = Path(__file__).parents[1]
+DATA = Path('data/demo')
+TRAIN_IMAGES, VAL_IMAGES, SEED = 400, 80, 0
+PICTURES = 12
+
+
+@dataclass(frozen=True)
+class Demo:
+    """One demonstration.
+
+    Attributes:
+        config: The config file.
+        least: What the metrics have to reach, by their name in the log.
+    """
+
+    config: str
+    least: dict[str, float]
+
+    @property
+    def work_dir(self) -> Path:
+        """Where everything goes that is not data."""
+        return Path('work_dirs') / Path(self.config).stem
+
+
+DEMOS = {
+    'detection': Demo(
+        'configs/demo/mask-rcnn_nat-demo_fpn_demo-instances.py',
+        {'coco/bbox_mAP_50': 0.5, 'coco/segm_mAP_50': 0.5},
+    ),
+    'segmentation': Demo('configs/demo/nat-demo_upernet_demo-scenes.py', {'mIoU': 60.0}),
+}
+
+
+def run_tool(name: str, *arguments: str | Path) -> None:
+    """Run another tool of this folder; raises UserError with its exit code if it fails."""
+    command = [sys.executable, str(ROOT / 'tools' / name), *map(str, arguments)]
+    print('$ python', Path('tools') / name, *arguments[:2], '...', flush=True)
+    code = subprocess.run(command, cwd=ROOT).returncode
+    if code:
+        raise UserError(f'tools/{name} ended with exit code {code}', 'see its messages above')
+
+
+def train(demo: Demo) -> Path:
+    """Train, or go on training, and return the last checkpoint."""
+    resume = ['--resume'] if (ROOT / demo.work_dir / 'last_checkpoint').is_file() else []
+    run_tool('train.py', demo.config, '--work-dir', demo.work_dir, *resume)
+    return Path((ROOT / demo.work_dir / 'last_checkpoint').read_text())
+
+
+def evaluate(demo: Demo, checkpoint: Path) -> dict[str, float]:
+    """Evaluate on the held-out scenes and return the metrics that the log has."""
+    results = demo.work_dir / 'evaluation'
+    run_tool('test.py', demo.config, checkpoint, '--work-dir', results)
+    log = max((ROOT / results).glob('*/*.json'), key=lambda path: path.stat().st_mtime)
+    return json.loads(log.read_text().splitlines()[-1])
+
+
+@report_user_errors
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a demonstration."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('task', choices=DEMOS)
+    demo = DEMOS[parser.parse_args(argv).task]
+    start = time.monotonic()
+    make_demo_data(ROOT / DATA, TRAIN_IMAGES, VAL_IMAGES, SEED)
+    checkpoint = train(demo)
+    metrics = evaluate(demo, checkpoint)
+    pictures = demo.work_dir / 'predictions'
+    images = sorted((ROOT / DATA / 'val').glob('*.jpg'))[:PICTURES]
+    run_tool('predict.py', demo.config, checkpoint, *images, '--out-dir', pictures)
+    run_tool('plot_curves.py', demo.work_dir)
+
+    print(f'\nDone in {(time.monotonic() - start) / 60:.1f} minutes.')
+    for name, least in demo.least.items():
+        print(f'  {name:18} {metrics[name]:.3f}   (expected: at least {least})')
+    print(f'  pictures           {pictures}/')
+    print(f'  curves             {demo.work_dir / "curves.png"}')
+    print(f'  checkpoint         {checkpoint}')
+    missed = [name for name, least in demo.least.items() if not metrics[name] >= least]
+    if missed:
+        raise UserError(f'{" and ".join(missed)} stayed below what the demo should reach', 'report it')
+
+
+if __name__ == '__main__':
+    main()

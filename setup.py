@@ -7,6 +7,7 @@ that torch is not on the path, and is looked up in the environment's site-packag
 
 import sys
 import sysconfig
+from collections.abc import Iterable
 from pathlib import Path
 
 from setuptools import setup
@@ -20,26 +21,37 @@ def torch_build_helpers() -> tuple:
     """The CppExtension and BuildExtension of the torch in the environment being installed into."""
     sys.path.extend({sysconfig.get_path('purelib'), sysconfig.get_path('platlib')} - set(sys.path))
     try:
+        import torch
         from torch.utils.cpp_extension import BuildExtension, CppExtension
     except ModuleNotFoundError as error:
         raise SystemExit(
             f'error: mmnat is compiled against the torch of your environment, but {error.name!r} is not'
             f' installed for {sys.executable}; install torch >= 2.10 first and, if pip still does not find'
-            ' it, use `pip install --no-build-isolation .`'
+            ' it, setuptools, wheel and ninja as well and use `pip install --no-build-isolation .`'
         ) from error
+    if torch.__version__ < '2.10':
+        raise SystemExit(
+            f'error: mmnat needs torch >= 2.10, but {sys.executable} has {torch.__version__};'
+            ' update torch first'
+        )
     return CppExtension, BuildExtension
 
 
 CppExtension, BuildExtension = torch_build_helpers()
-sources = [
-    ROOT / 'natten_ops/csrc/registration.cpp',
-    *sorted((ROOT / 'natten_ops/csrc/cpu').glob('*.cpp')),
-]
+CSRC = ROOT / 'natten_ops/csrc'
+
+
+def relative(paths: Iterable[Path]) -> list[str]:
+    """Sorted paths relative to this file, as setuptools wants them."""
+    return sorted(str(path.relative_to(ROOT)) for path in paths)
+
+
 setup(
     ext_modules=[
         CppExtension(
             name='natten_ops._C',
-            sources=[str(source.relative_to(ROOT)) for source in sources],
+            sources=relative([CSRC / 'registration.cpp', *CSRC.glob('cpu/*.cpp')]),
+            depends=relative(CSRC.rglob('*.h')),
             extra_compile_args=[
                 '-O3',
                 '-g0',

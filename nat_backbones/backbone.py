@@ -91,6 +91,7 @@ class NeighborhoodBackbone(BaseModule):
         self.add_module(self.levels_name, levels)
         for i in self.out_indices:
             self.add_module(f'norm{i}', nn.LayerNorm(self.num_features[i]))
+        self._unused().requires_grad_(False)
         self._freeze()
 
     def _settings(self, arch: str | None, explicit: dict[str, Any]) -> dict[str, Any]:
@@ -124,16 +125,16 @@ class NeighborhoodBackbone(BaseModule):
             )
         if dilations is None:
             return [[1] * depth for depth in depths]
-        if [len(level) for level in dilations] != list(depths):
+        if [len(level) if isinstance(level, Sequence) else None for level in dilations] != list(depths):
             raise ValueError(
                 f'dilations must be one list per level with one entry per block, depths are'
-                f' {list(depths)}, got {[list(level) for level in dilations]}'
+                f' {list(depths)}, got {dilations}'
             )
         return dilations
 
     @staticmethod
     def _checked_out_indices(out_indices: Sequence[int], num_levels: int) -> tuple[int, ...]:
-        out_indices = tuple(out_indices)
+        out_indices = tuple(out_indices) if isinstance(out_indices, Sequence) else (out_indices,)
         if not out_indices or any(not 0 <= i < num_levels for i in out_indices):
             raise ValueError(f'out_indices must name levels from 0 to {num_levels - 1}, got {out_indices}')
         return tuple(sorted(set(out_indices)))
@@ -141,6 +142,12 @@ class NeighborhoodBackbone(BaseModule):
     @property
     def _levels(self) -> nn.ModuleList:
         return getattr(self, self.levels_name)
+
+    def _unused(self) -> nn.ModuleList:
+        """What lies behind the last level in ``out_indices``; only the state dict has it."""
+        last = self.out_indices[-1]
+        downsample = self._levels[last].downsample
+        return nn.ModuleList([*([] if downsample is None else [downsample]), *self._levels[last + 1 :]])
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Feature maps ``(B, num_features[i], H / stride, W / stride)`` of the levels in ``out_indices``.
@@ -150,20 +157,28 @@ class NeighborhoodBackbone(BaseModule):
         """
         x = self.pos_drop(self.patch_embed(images))
         outputs = []
-        for i, level in enumerate(self._levels[: self.out_indices[-1] + 1]):
-            feature_map, x = level(x)
+        last = self.out_indices[-1]
+        for i, level in enumerate(self._levels[: last + 1]):
+            x = level(x)
             if i in self.out_indices:
-                normalised = getattr(self, f'norm{i}')(feature_map)
+                normalised = getattr(self, f'norm{i}')(x)
                 outputs.append(normalised.permute(0, 3, 1, 2).contiguous())
+            if i < last:
+                x = level.downsample(x)
         return tuple(outputs)
 
     def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says; ``Pretrained`` takes the published weights."""
-        if isinstance(self.init_cfg, dict) and self.init_cfg.get('type') == 'Pretrained':
-            load_pretrained(self, self.init_cfg['checkpoint'])
-            self.is_init = True
-        else:
+        """Initialise as ``init_cfg`` says, once; ``Pretrained`` takes the published weights."""
+        entries = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg]
+        pretrained = [entry for entry in entries if entry['type'] == 'Pretrained']
+        if self.is_init or not pretrained:
             super().init_weights()
+            return
+        whole, self.init_cfg = self.init_cfg, [e for e in entries if e['type'] != 'Pretrained']
+        super().init_weights()
+        self.init_cfg = whole
+        for entry in pretrained:
+            load_pretrained(self, entry['checkpoint'], entry.get('prefix', ''))
 
     def _frozen_modules(self) -> list[nn.Module]:
         if self.frozen_stages < 0:

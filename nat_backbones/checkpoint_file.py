@@ -5,7 +5,9 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
+from mmengine.logging import HistoryBuffer
 
 _UNSAFE_GLOBAL = re.compile(r'(?:GLOBAL|function) <?(?P<name>[\w.]+)')
 
@@ -14,13 +16,46 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; says which, why, and what to do."""
 
 
+def _history_buffer_method(owner: Any, name: str) -> Any:
+    """Stand in for ``getattr``, through which pickle stores the methods of HistoryBuffer."""
+    if owner is not HistoryBuffer or name.startswith('_'):
+        raise UnpicklingError(f'Unsupported global: GLOBAL builtins.getattr of {name}')
+    return getattr(owner, name)
+
+
+def safe_globals() -> list:
+    """The harmless classes that mmengine's checkpoints hold beside tensors.
+
+    Returns:
+        What :class:`torch.serialization.safe_globals` takes.
+    """
+    arrays = (np._core if hasattr(np, '_core') else np.core).multiarray
+    # NumPy 2 renamed the module that both of these are stored under.
+    functions = [
+        (function, f'numpy.{package}.multiarray.{function.__name__}')
+        for function in (arrays._reconstruct, arrays.scalar)
+        for package in ('core', '_core')
+    ]
+    dtypes = {type(np.dtype(code)) for code in np.typecodes['All']}
+    return [
+        HistoryBuffer,
+        (_history_buffer_method, '__builtin__.getattr'),
+        (_history_buffer_method, 'builtins.getattr'),
+        slice,
+        np.ndarray,
+        np.dtype,
+        *dtypes,
+        *functions,
+    ]
+
+
 def is_url(path: str) -> bool:
     """Whether ``path`` is to be downloaded."""
     return '://' in path
 
 
 def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
-    """Read a file that ``torch.save`` wrote, tensors and plain data only.
+    """Read a file that ``torch.save`` wrote: tensors, plain data and what mmengine puts beside them.
 
     Args:
         path: a local file or a URL; what is downloaded is kept in torch.hub's cache.
@@ -39,10 +74,11 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
     if not file.is_file():
         raise CheckpointError(f'checkpoint {path} does not exist; check the path')
     try:
-        return torch.load(file, map_location=map_location, weights_only=True)
+        with torch.serialization.safe_globals(safe_globals()):
+            return torch.load(file, map_location=map_location, weights_only=True)
     except torch.OutOfMemoryError:
         raise
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # a damaged pickle can end in almost any
         raise _refused(path, error) from error
 
 

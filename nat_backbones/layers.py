@@ -168,8 +168,8 @@ class Block(nn.Module):
         if layer_scale is None:
             self.gamma1 = self.gamma2 = 1.0
         else:
-            self.gamma1 = nn.Parameter(torch.full((dim,), layer_scale))
-            self.gamma2 = nn.Parameter(torch.full((dim,), layer_scale))
+            self.gamma1 = nn.Parameter(torch.full((dim,), float(layer_scale)))
+            self.gamma2 = nn.Parameter(torch.full((dim,), float(layer_scale)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply both branches; keeps the shape."""
@@ -196,9 +196,9 @@ class Level(nn.Module):
         self.downsample = downsample
         self.with_cp = with_cp
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the level's feature map and the input of the next level."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the blocks; the caller downsamples, for the feature map before it is an output."""
         for block in self.blocks:
             recompute = self.with_cp and torch.is_grad_enabled()
             x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
-        return x, x if self.downsample is None else self.downsample(x)
+        return x

@@ -17,7 +17,7 @@ _CLASSIFIER = re.compile(r'(norm|head)\.')
 _OUTPUT_NORM = re.compile(r'norm\d+\.')
 
 
-def load_pretrained(backbone: nn.Module, path: str) -> None:
+def load_pretrained(backbone: nn.Module, path: str, prefix: str = '') -> None:
     """Load published weights into a backbone and log what was missing or not used.
 
     Takes the state dict as it is or under 'state_dict' or 'model'; strips 'module.' and 'backbone.';
@@ -27,11 +27,12 @@ def load_pretrained(backbone: nn.Module, path: str) -> None:
     Args:
         backbone: NAT, DiNAT or DiNAT_s.
         path: local file or URL.
+        prefix: of the backbone's keys in the checkpoint. Default: 'backbone.' where there are such keys.
 
     Raises:
         CheckpointError: where the file cannot be read, or its weights are of another architecture.
     """
-    source = backbone_weights(read_checkpoint(path), path)
+    source = backbone_weights(read_checkpoint(path), path, prefix)
     target = backbone.state_dict()
     resized = []
     for name, weight in source.items():
@@ -62,12 +63,13 @@ def load_pretrained(backbone: nn.Module, path: str) -> None:
     )
 
 
-def backbone_weights(checkpoint: object, path: str) -> dict[str, Tensor]:
+def backbone_weights(checkpoint: object, path: str, prefix: str = '') -> dict[str, Tensor]:
     """The backbone's part of a classification, detection or segmentation checkpoint.
 
     Args:
         checkpoint: what the file holds.
         path: the file, for messages.
+        prefix: as for :func:`load_pretrained`.
 
     Raises:
         CheckpointError: where it holds no weights.
@@ -77,12 +79,17 @@ def backbone_weights(checkpoint: object, path: str) -> dict[str, Tensor]:
             checkpoint = checkpoint[name]
     if not isinstance(checkpoint, Mapping) or not any(map(torch.is_tensor, checkpoint.values())):
         raise CheckpointError(f'checkpoint {path} holds no state dict; give a file of weights')
-    weights = {name.removeprefix('module.'): value for name, value in checkpoint.items()}
-    detector = {
-        name.removeprefix('backbone.'): value
-        for name, value in weights.items()
-        if name.startswith('backbone.')
+    weights = {
+        name.removeprefix('module.'): value
+        for name, value in checkpoint.items()
+        if isinstance(name, str) and torch.is_tensor(value)
     }
+    start = prefix or 'backbone.'
+    detector = {
+        name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)
+    }
+    if prefix and not detector:
+        raise CheckpointError(f'checkpoint {path} has no keys that start with {prefix!r}; correct prefix')
     return detector or {name: value for name, value in weights.items() if not _CLASSIFIER.match(name)}
 
 

@@ -35,9 +35,11 @@ def _neighborhood_attention(
         query, key, value = query.float(), key.float(), value.float()
         rpb = None if rpb is None else rpb.float()
     if dropout > 0 or not operator.covers(query):
-        output, _ = neighborhood_attention_reference(
-            query, key, value, kernel_size, dilation, rpb, scale, dropout
-        )
+        # Autocast would take the matrix products back to half precision.
+        with torch.autocast(query.device.type, enabled=False):
+            output, _ = neighborhood_attention_reference(
+                query, key, value, kernel_size, dilation, rpb, scale, dropout
+            )
     else:
         rpb = None if rpb is None else rpb.contiguous()
         output, _ = torch.ops.natten_ops.na_forward(query, key, value, rpb, kernel_size, dilation, scale)
@@ -90,7 +92,7 @@ def na2d(
     Every pixel attends to the ``kernel_size`` window of keys around it, on each axis ``dilation``
     apart. At the borders the window is shifted inwards, so that every pixel has the same number of
     keys. With ``kernel_size`` equal to the feature map and dilation 1 this is self attention.
-    Differentiable in query, key, value and rpb. On the CPU half precision is computed in float32; on
+    Twice differentiable in query, key, value and rpb. Half precision is computed in float32; on
     devices without a kernel, and in the second derivatives, the PyTorch reference computes.
 
     Args:

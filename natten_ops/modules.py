@@ -27,8 +27,8 @@ class _NeighborhoodAttention(nn.Module):
         proj_drop: float = 0.0,
     ) -> None:
         super().__init__()
-        if dim % num_heads:
-            raise ValueError(f'dim must be a multiple of num_heads, got {dim} and {num_heads}')
+        if num_heads < 1 or dim < 1 or dim % num_heads:
+            raise ValueError(f'dim must be a positive multiple of num_heads, got {dim} and {num_heads}')
         self.num_heads = num_heads
         self.kernel_size = per_axis('kernel_size', kernel_size, self.rank)
         self.dilation = per_axis('dilation', dilation, self.rank)

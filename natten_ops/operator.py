@@ -5,6 +5,7 @@ written in Python: shape rules for torch.compile, and autograd, so that callers 
 gradients as well as callers of :func:`natten_ops.na2d`.
 """
 
+import functools
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ def _load_library() -> bool:
     library = Path(__file__).with_name('_C.abi3.so')
     remedy = (
         'natten_ops falls back to its PyTorch reference, which is much slower and needs more memory;'
-        ' to build the library, run `pip install --no-build-isolation .` in the source of mmnat'
+        ' to build the library, run `pip install .` in the source of mmnat'
     )
     if not library.exists():
         warnings.warn(f'the compiled library {library} does not exist; {remedy}', stacklevel=2)
@@ -65,6 +66,11 @@ def _save_for_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
 
 def _differentiate_backward(ctx: Any, *grad_grads: Tensor) -> tuple:
     """Second derivatives, through the reference."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            'natten_ops computes first and second derivatives only; for third ones call'
+            ' natten_ops.reference.neighborhood_attention_reference'
+        )
     saved = [None if t is None else t.detach().requires_grad_() for t in ctx.saved_tensors]
     grad_output, *inputs = saved
     wanted = [t for t in inputs if t is not None]
@@ -93,5 +99,17 @@ if HAS_LIBRARY:
 
 
 def covers(query: Tensor) -> bool:
-    """Whether a compiled kernel computes attention of this query's device."""
-    return HAS_LIBRARY and query.device.type in ('cpu', 'meta')
+    """Whether a compiled kernel computes attention on this query's device."""
+    has_kernel = query.device.type in ('cpu', 'meta')
+    if HAS_LIBRARY and not has_kernel and not torch.compiler.is_compiling():
+        _warn_of_reference(query.device.type)
+    return HAS_LIBRARY and has_kernel
+
+
+@functools.cache
+def _warn_of_reference(device_type: str) -> None:
+    warnings.warn(
+        f'natten_ops has no kernel for {device_type} tensors; its PyTorch reference computes, which is slow'
+        ' and gathers every window in memory',
+        stacklevel=2,
+    )

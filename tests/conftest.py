@@ -5,3 +5,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / 'tools'), str(ROOT / 'tests')]
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print how far the golden vectors were missed: the figures that the README has."""
+    passed = terminalreporter.getreports('passed')
+    golden = [report for report in passed if '::test_golden[' in report.nodeid and report.user_properties]
+    if golden:
+        terminalreporter.section('largest difference to the golden vectors, relative to the largest value')
+    for report in golden:
+        case = report.nodeid.rpartition('[')[2].rstrip(']')
+        errors = ', '.join(f'{name} {error:.1e}' for name, error in report.user_properties)
+        terminalreporter.line(f'{case}: {errors}')

@@ -114,6 +114,14 @@ def test_out_indices():
     assert not hasattr(model, 'norm0')
     outputs = model(torch.randn(1, 3, 64, 64))
     assert [o.shape[1] for o in outputs] == [32, 64]
+    # What no output depends on must not wait for gradients, which distributed training would refuse.
+    sum(o.square().mean() for o in outputs).backward()
+    for name, parameter in model.named_parameters():
+        behind = name.startswith(('levels.2.downsample.', 'levels.3.'))
+        assert (parameter.grad is None) is behind and parameter.requires_grad is not behind, name
+    assert set(model.state_dict()) | {'norm0.weight', 'norm0.bias', 'norm3.weight', 'norm3.bias'} == set(
+        small_nat().state_dict()
+    )
 
 
 @pytest.mark.parametrize('frozen_stages', [-1, 0, 2, 4])
@@ -159,9 +167,11 @@ def test_stochastic_depth_grows_linearly():
         (dict(), 'needs arch, one of mini, tiny, small, base, or explicit embed_dim, depths'),
         (SMALL | dict(num_heads=(1, 2)), 'num_heads must have one entry per level'),
         (SMALL | dict(dilations=[[1], [1], [1], [1]]), 'dilations must be one list per level'),
+        (SMALL | dict(dilations=[1, 2, 1, 1]), r'dilations must be .* got \[1, 2, 1, 1\]'),
+        (SMALL | dict(out_indices=7), 'out_indices must name levels from 0 to 3'),
         (SMALL | dict(out_indices=(0, 4)), 'out_indices must name levels from 0 to 3'),
         (SMALL | dict(frozen_stages=5), 'frozen_stages must be'),
-        (SMALL | dict(num_heads=(3, 2, 4, 8)), 'dim must be a multiple of num_heads'),
+        (SMALL | dict(num_heads=(3, 2, 4, 8)), 'dim must be a positive multiple of num_heads'),
         (SMALL | dict(kernel_size=0), 'kernel_size must be positive'),
     ],
 )
@@ -205,6 +215,44 @@ def test_pretrained(kind, tmp_path):
             assert torch.equal(model.state_dict()[name], wanted)
         else:
             assert torch.equal(model.state_dict()[name], value)
+
+
+def test_pretrained_in_a_list_with_prefix_and_only_once(tmp_path):
+    source = small_nat()
+    fill_parameters(source)
+    weights = {f'student.backbone.{k}': v for k, v in source.state_dict().items() if 'norm0' not in k}
+    path = save(tmp_path / 'weights.pth', dict(state_dict=weights, meta={1: 'one'}))
+    entry = dict(type='Pretrained', checkpoint=path, prefix='student.backbone.')
+    model = small_nat(init_cfg=[dict(type='Constant', layer='LayerNorm', val=3.0), entry])
+    model.init_weights()
+    assert torch.equal(model.norm0.weight, torch.full((16,), 3.0))
+    assert torch.equal(model.levels[1].blocks[1].attn.rpb, source.levels[1].blocks[1].attn.rpb)
+    with torch.no_grad():
+        model.norm1.weight.fill_(5.0)
+    model.init_weights()
+    assert torch.equal(model.norm1.weight, torch.full((32,), 5.0))
+    with pytest.raises(CheckpointError, match="no keys that start with 'teacher"):
+        load_pretrained(small_nat(), path, 'teacher.')
+
+
+def test_pretrained_from_a_checkpoint_that_mmengine_wrote(tmp_path):
+    from mmengine.logging import MessageHub
+
+    hub = MessageHub('pretrained')
+    hub.update_scalar('train/loss', 1.0)
+    weights = {f'backbone.{k}': v for k, v in small_nat().state_dict().items()}
+    path = save(tmp_path / 'epoch_1.pth', dict(state_dict=weights, message_hub=hub.state_dict()))
+    initialised(path)
+
+
+def test_damaged_files_are_refused(tmp_path):
+    whole = tmp_path / 'whole.pth'
+    torch.save(small_nat().state_dict(), whole, _use_new_zipfile_serialization=False)
+    data = whole.read_bytes()
+    for content in (b'', b'R', b'a text', *(data[:end] for end in (1, 30, 300, 3000, len(data) - 1))):
+        whole.write_bytes(content)
+        with pytest.raises(CheckpointError, match='cut short or not a torch checkpoint'):
+            initialised(str(whole))
 
 
 def test_pretrained_reports(tmp_path, capfd):

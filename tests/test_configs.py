@@ -44,8 +44,25 @@ def test_published_parameters(config, millions):
     assert round(sum(p.numel() for p in model.parameters()) / 1e6) == millions
 
 
-@pytest.mark.parametrize(('config', 'lr', 'weight_decay'), [(MASK_RCNN, 1e-4, 0.05), (UPERNET, 6e-5, 0.01)])
-def test_published_recipe(config, lr, weight_decay):
+# Epochs or iterations, steps, warm-up and power as the released configs have them.
+COCO_3X = dict(
+    train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=36, val_interval=1),
+    warmup=dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),
+    after=dict(type='MultiStepLR', begin=0, end=36, by_epoch=True, milestones=[27, 33], gamma=0.1),
+)
+ADE20K_160K = dict(
+    train_cfg=dict(type='IterBasedTrainLoop', max_iters=160000, val_interval=16000),
+    warmup=dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500),
+    after=dict(type='PolyLR', eta_min=0.0, power=1.0, begin=1500, end=160000, by_epoch=False),
+)
+
+
+@pytest.mark.parametrize(
+    ('config', 'lr', 'weight_decay', 'schedule'),
+    [(MASK_RCNN, 1e-4, 0.05, COCO_3X), (UPERNET, 6e-5, 0.01, ADE20K_160K)],
+    ids=['coco', 'ade20k'],
+)
+def test_published_recipe(config, lr, weight_decay, schedule):
     cfg, model = build(config)
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
     assert cfg.train_dataloader.batch_size == 2 and cfg.auto_scale_lr.base_batch_size == 16
@@ -57,6 +74,9 @@ def test_published_recipe(config, lr, weight_decay):
     for group in build_optim_wrapper(model, plain).optimizer.param_groups:
         assert group['lr'] == lr
         decay.update({names[id(p)]: group['weight_decay'] for p in group['params']})
+    warmup, after = cfg.param_scheduler
+    assert cfg.optim_wrapper.optimizer.betas == (0.9, 0.999)
+    assert dict(train_cfg=cfg.train_cfg, warmup=warmup, after=after) == schedule
     for name, value in decay.items():
         no_decay = name.startswith('backbone.') and ('norm' in name or name.endswith('.rpb'))
         if no_decay or name.startswith('backbone.'):

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -158,6 +159,14 @@ def test_gradcheck(rpb):
     assert torch.autograd.gradgradcheck(function, small_inputs(rpb))
 
 
+def test_third_derivative_is_refused():
+    query, key, value, _ = small_inputs()
+    output = na2d(query, key, value, 3)
+    (first,) = torch.autograd.grad(output.square().sum(), query, create_graph=True)
+    with pytest.raises(RuntimeError, match='first and second derivatives only'):
+        torch.autograd.grad(first.square().sum(), query, create_graph=True)
+
+
 @pytest.mark.parametrize('rpb', [True, False])
 def test_opcheck(rpb):
     inputs = small_inputs(rpb, torch.float32)
@@ -252,6 +261,16 @@ def test_module_pads_small_inputs_as_published():
     ]  # fmt: skip
 
 
+def test_reference_under_autocast_computes_in_float32():
+    attention = NeighborhoodAttention2D(16, 2, 3, attn_drop=1e-9)
+    x = torch.randn(1, 6, 6, 16)
+    with torch.autocast('cpu', torch.bfloat16):
+        through_reference = attention(x)
+        compiled = attention.eval()(x)
+    assert through_reference.dtype == torch.bfloat16
+    assert torch.allclose(through_reference, compiled, atol=0, rtol=2e-2)
+
+
 def test_module_1d_and_dropout():
     attention = NeighborhoodAttention1D(8, 2, 5, 2, attn_drop=0.5)
     x = torch.randn(2, 4, 8)
@@ -303,7 +322,7 @@ def test_bad_input(change, error, words):
 
 
 def test_bad_module():
-    with pytest.raises(ValueError, match='multiple of num_heads'):
+    with pytest.raises(ValueError, match='positive multiple of num_heads'):
         NeighborhoodAttention2D(10, 4, 3)
     with pytest.raises(ValueError, match='4-dimensional input'):
         NeighborhoodAttention2D(8, 2, 3)(torch.randn(4, 4, 8))
@@ -327,6 +346,14 @@ def test_direct_callers_of_the_operator_are_checked(kernel_size, dilation, key, 
     key = query if key is None else key
     with pytest.raises(RuntimeError, match='natten_ops'):
         torch.ops.natten_ops.na_forward(query, key, query, rpb, kernel_size, dilation, 1.0)
+
+
+def test_devices_without_kernel_use_the_reference_with_one_warning():
+    on_gpu = SimpleNamespace(device=torch.device('cuda'))
+    operator._warn_of_reference.cache_clear()
+    with pytest.warns(UserWarning, match='no kernel for cuda tensors') as warnings:
+        assert [operator.covers(on_gpu) for _ in range(2)] == [False, False]
+    assert len(warnings) == 1
 
 
 def test_without_library_the_reference_is_used_with_one_warning(tmp_path):

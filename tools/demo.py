@@ -5,6 +5,7 @@ Interrupted and run again, it goes on where it was; run again when done, it only
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from launcher.config import read_config
 from launcher.errors import UserError, report_user_errors
 from make_demo_data import make_demo_data
 
@@ -52,23 +54,33 @@ def run_tool(name: str, *arguments: str | Path) -> None:
     """Run another tool of this folder; raises UserError with its exit code if it fails."""
     command = [sys.executable, str(ROOT / 'tools' / name), *map(str, arguments)]
     print('$ python', Path('tools') / name, *arguments[:2], '...', flush=True)
-    code = subprocess.run(command, cwd=ROOT).returncode
+    code = subprocess.run(command).returncode
     if code:
         raise UserError(f'tools/{name} ended with exit code {code}', 'see its messages above')
 
 
+def check_work_dir(demo: Demo) -> None:
+    """Refuse a work directory that another version of the demo trained in; mark a new one."""
+    settings = json.dumps([read_config(demo.config).pretty_text, TRAIN_IMAGES, SEED])
+    mark = demo.work_dir / 'demo.json'
+    if mark.is_file() and mark.read_text() != settings:
+        raise UserError(f'{demo.work_dir} was trained with other settings', 'remove or rename it')
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.write_text(settings)
+
+
 def train(demo: Demo) -> Path:
     """Train, or go on training, and return the last checkpoint."""
-    resume = ['--resume'] if (ROOT / demo.work_dir / 'last_checkpoint').is_file() else []
+    resume = ['--resume'] if (demo.work_dir / 'last_checkpoint').is_file() else []
     run_tool('train.py', demo.config, '--work-dir', demo.work_dir, *resume)
-    return Path((ROOT / demo.work_dir / 'last_checkpoint').read_text())
+    return Path((demo.work_dir / 'last_checkpoint').read_text())
 
 
 def evaluate(demo: Demo, checkpoint: Path) -> dict[str, float]:
     """Evaluate on the held-out scenes and return the metrics that the log has."""
     results = demo.work_dir / 'evaluation'
     run_tool('test.py', demo.config, checkpoint, '--work-dir', results)
-    log = max((ROOT / results).glob('*/*.json'), key=lambda path: path.stat().st_mtime)
+    log = max(results.glob('*/*.json'), key=lambda path: path.stat().st_mtime)
     return json.loads(log.read_text().splitlines()[-1])
 
 
@@ -79,21 +91,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('task', choices=DEMOS)
     demo = DEMOS[parser.parse_args(argv).task]
     start = time.monotonic()
-    make_demo_data(ROOT / DATA, TRAIN_IMAGES, VAL_IMAGES, SEED)
+    os.chdir(ROOT)
+    check_work_dir(demo)
+    make_demo_data(DATA, TRAIN_IMAGES, VAL_IMAGES, SEED)
     checkpoint = train(demo)
     metrics = evaluate(demo, checkpoint)
     pictures = demo.work_dir / 'predictions'
-    images = sorted((ROOT / DATA / 'val').glob('*.jpg'))[:PICTURES]
+    images = sorted((DATA / 'val').glob('*.jpg'))[:PICTURES]
     run_tool('predict.py', demo.config, checkpoint, *images, '--out-dir', pictures)
     run_tool('plot_curves.py', demo.work_dir)
 
     print(f'\nDone in {(time.monotonic() - start) / 60:.1f} minutes.')
+    # A detector that finds nothing has no metrics.
+    reached = {name: metrics.get(name, 0.0) for name in demo.least}
     for name, least in demo.least.items():
-        print(f'  {name:18} {metrics[name]:.3f}   (expected: at least {least})')
+        print(f'  {name:18} {reached[name]:.3f}   (expected: at least {least})')
     print(f'  pictures           {pictures}/')
     print(f'  curves             {demo.work_dir / "curves.png"}')
     print(f'  checkpoint         {checkpoint}')
-    missed = [name for name, least in demo.least.items() if not metrics[name] >= least]
+    missed = [name for name, least in demo.least.items() if not reached[name] >= least]
     if missed:
         raise UserError(f'{" and ".join(missed)} stayed below what the demo should reach', 'report it')
 

@@ -10,8 +10,9 @@ The same scenes are annotated twice:
   ``SEGMENT_CLASSES[k - 1]``; 0 is the label that ``reduce_zero_label=True`` ignores, and no pixel
   has it.
 
-Objects are told apart by shape: colour and texture are drawn alike for all classes. Thin lines,
-dots and blobs are clutter and belong to the background they lie on.
+Objects are told apart by shape. Most objects of a class also share a hue, but only most: colour alone
+is not enough, and texture is drawn alike for all. Thin lines, dots and blobs are clutter and belong to
+the background they lie on.
 """
 
 import argparse
@@ -26,6 +27,7 @@ import numpy as np
 from pycocotools import mask as mask_utils
 
 OBJECT_CLASSES = ('disc', 'square', 'triangle', 'star', 'ring')
+OBJECT_HUES = (0, 36, 72, 108, 144)  # that most objects of a class are near to, of 180
 OBJECT_PALETTE = [(220, 20, 60), (0, 120, 255), (255, 170, 0), (160, 32, 240), (0, 200, 120)]
 STUFF_CLASSES = ('sky', 'grass', 'sand', 'water')
 STUFF_PALETTE = [(135, 206, 235), (80, 130, 50), (210, 180, 120), (40, 80, 140)]
@@ -38,9 +40,11 @@ MANIFEST = 'dataset.json'
 SPLITS = ('train', 'val')
 
 IMAGE_SIDES = (128, 224)
-OBJECT_COUNTS = (2, 7)
-OBJECT_SIZES = (24, 80)  # diameter of the circle around the shape
-MIN_VISIBLE_SHARE = 0.35  # of the whole shape, inside the image and not occluded
+OBJECT_COUNTS = (2, 6)
+OBJECT_SIZES = (40, 96)  # diameter of the circle around the shape
+HUE_SHARE = 0.7  # of the objects that are near the hue of their class
+HUE_SPREAD = 10
+MIN_VISIBLE_SHARE = 0.5  # of the whole shape, inside the image and not occluded
 MIN_VISIBLE_PIXELS = 60
 JPEG_QUALITY = 92
 
@@ -230,8 +234,8 @@ def make_scene(seed: int, split: str, index: int) -> Scene:
     image = _paint_stuff(rng, stuff)
     _add_clutter(rng, image)
     instances, categories = _place_objects(rng, height, width)
-    for current in range(len(categories)):
-        _paint_object(rng, image, instances == current)
+    for current, category in enumerate(categories):
+        _paint_object(rng, image, instances == current, category)
     return Scene(_photograph(rng, image), stuff, instances, categories)
 
 
@@ -311,9 +315,13 @@ STUFF_RELIEFS = {
 }
 
 
-def _random_colours(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Returns BGR colours of any hue, none of them nearly black."""
-    hsv = rng.integers((0, 50, 80), (180, 256, 256), size=(1, count, 3)).astype(np.uint8)
+def _random_colours(rng: np.random.Generator, count: int, hue: int | None = None) -> np.ndarray:
+    """Returns BGR colours near a hue, or of any, none of them nearly black."""
+    hsv = rng.integers((0, 50, 80), (180, 256, 256), size=(1, count, 3))
+    if hue is not None:
+        hsv[..., 0] = (hue + rng.integers(-HUE_SPREAD, HUE_SPREAD + 1, size=(1, count))) % 180
+        hsv[..., 1] = np.maximum(hsv[..., 1], 120)
+    hsv = hsv.astype(np.uint8)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0].astype(np.float32)
 
 
@@ -406,15 +414,16 @@ def _outlines(rng: np.random.Generator, name: str, radius: float) -> list[np.nda
     return [_polar(np.arange(corners) * (2 * np.pi / corners) + turn, radius)]
 
 
-def _paint_object(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> None:
+def _paint_object(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray, category: int) -> None:
     """Paints the visible part of an object in a colour that stands out from what is there."""
+    hue = OBJECT_HUES[category] if rng.random() < HUE_SHARE else None
     left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
     patch = image[top : top + height, left : left + width]
     mask = mask[top : top + height, left : left + width]
-    candidates = _random_colours(rng, 6)
+    candidates = _random_colours(rng, 6, hue)
     contrasts = np.linalg.norm(candidates - patch[mask].mean(axis=0), axis=1)
     base = candidates[np.minimum(contrasts, 80).argmax()]
-    other = base + rng.uniform(0.3, 0.6) * (_random_colours(rng, 1)[0] - base)
+    other = base + rng.uniform(0.2, 0.5) * (_random_colours(rng, 1)[0] - base)
     mix = _texture(rng, TEXTURES[rng.integers(len(TEXTURES))], height, width)[..., None]
     paint = base + mix * (other - base)
     patch[mask] = (paint * _shading(rng, mask)[..., None])[mask]

@@ -2,51 +2,19 @@
 
 import os
 import re
-from pickle import UnpicklingError
-from typing import Any
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
 from torch import nn
 
-from nat_backbones.checkpoint_file import is_url, read_checkpoint
+from nat_backbones.backbone import NeighborhoodBackbone
+from nat_backbones.checkpoint_file import is_url, read_checkpoint, safe_globals
 
 from .errors import UserError, abbreviate
 
 _SIZE_MISMATCH = re.compile(r'size mismatch for (?P<key>[^:]+): (?P<shapes>.+)')
-
-
-def _history_buffer_method(owner: Any, name: str) -> Any:
-    """Stand in for ``getattr``, through which pickle stores the methods of HistoryBuffer."""
-    if owner is not HistoryBuffer or name.startswith('_'):
-        raise UnpicklingError(f'Unsupported global: GLOBAL builtins.getattr of {name}')
-    return getattr(owner, name)
-
-
-def _safe_globals() -> list:
-    """List the harmless classes that mmengine's checkpoints hold beside tensors."""
-    arrays = (np._core if hasattr(np, '_core') else np.core).multiarray
-    # NumPy 2 renamed the module that both of these are stored under.
-    functions = [
-        (function, f'numpy.{package}.multiarray.{function.__name__}')
-        for function in (arrays._reconstruct, arrays.scalar)
-        for package in ('core', '_core')
-    ]
-    dtypes = {type(np.dtype(code)) for code in np.typecodes['All']}
-    return [
-        HistoryBuffer,
-        (_history_buffer_method, '__builtin__.getattr'),
-        (_history_buffer_method, 'builtins.getattr'),
-        slice,
-        np.ndarray,
-        np.dtype,
-        *dtypes,
-        *functions,
-    ]
 
 
 def forbid_unsafe_loading() -> None:
@@ -57,7 +25,7 @@ def forbid_unsafe_loading() -> None:
     """
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
     os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
-    torch.serialization.add_safe_globals(_safe_globals())
+    torch.serialization.add_safe_globals(safe_globals())
     # mmengine's own loader allows the real `getattr`.
     CheckpointLoader.register_scheme('', read_checkpoint, force=True)
 
@@ -126,16 +94,19 @@ def check_load_from(path: str, model: nn.Module) -> None:
 
 
 def check_pretrained(model: nn.Module) -> None:
-    """Check the local files that ``init_cfg`` initializes parts of the model from.
+    """Check the files that ``init_cfg`` initializes parts of the model from.
+
+    Those at a URL are downloaded for our backbones; other modules have loaders of their own.
 
     Args:
         model (nn.Module): The model. The weights are loaded into it.
     """
     for module in model.modules():
-        init_cfg = getattr(module, 'init_cfg', None)
-        pretrained = isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained'
-        if pretrained and not is_url(init_cfg['checkpoint']):
-            module.init_weights()
+        entries = getattr(module, 'init_cfg', None) or []
+        for entry in [entries] if isinstance(entries, dict) else entries:
+            ours = isinstance(module, NeighborhoodBackbone)
+            if entry['type'] == 'Pretrained' and (ours or not is_url(entry['checkpoint'])):
+                module.init_weights()
 
 
 class _Fit:

@@ -2,20 +2,21 @@
 # and fewer proposals.
 _base_ = './mask-rcnn_nat_fpn.py'
 
+roi_layer = dict(sampling_ratio=2)
 model = dict(
     backbone=dict(
         embed_dim=32,
         depths=(2, 2, 4, 2),
         num_heads=(1, 2, 4, 8),
         mlp_ratio=2.0,
-        drop_path_rate=0.05,
+        drop_path_rate=0.0,
     ),
     neck=dict(in_channels=[32, 64, 128, 256], out_channels=64),
     rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[4])),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=64, finest_scale=28),
+        bbox_roi_extractor=dict(out_channels=64, finest_scale=28, roi_layer=roi_layer),
         bbox_head=dict(in_channels=64, fc_out_channels=256),
-        mask_roi_extractor=dict(out_channels=64, finest_scale=28),
+        mask_roi_extractor=dict(out_channels=64, finest_scale=28, roi_layer=roi_layer),
         mask_head=dict(in_channels=64, conv_out_channels=64, num_convs=2),
     ),
     train_cfg=dict(

@@ -1,0 +1,71 @@
+"""The logic of the demo. That its configs train is tested with the configs."""
+
+import json
+from pathlib import Path
+
+import demo
+import pytest
+
+
+@pytest.fixture
+def rehearse(monkeypatch, tmp_path):
+    """Run the demo with tools that only leave the files behind which the real ones would."""
+    monkeypatch.setattr(demo, 'ROOT', tmp_path)
+    monkeypatch.setattr(demo, 'read_config', lambda path: type('Config', (), dict(pretty_text='settings')))
+    monkeypatch.setattr(demo, 'make_demo_data', lambda *arguments: None)
+    monkeypatch.chdir(tmp_path)
+    calls = []
+
+    def rehearse(metrics, task='detection'):
+        work_dir = demo.DEMOS[task].work_dir
+
+        def run_tool(name, *arguments):
+            calls.append((name, *map(str, arguments)))
+            if name == 'train.py':
+                (work_dir / 'last_checkpoint').write_text('epoch_1.pth')
+            if name == 'test.py':
+                log = work_dir / 'evaluation' / 'now' / 'now.json'
+                log.parent.mkdir(parents=True, exist_ok=True)
+                log.write_text(json.dumps(metrics) + '\n')
+
+        monkeypatch.setattr(demo, 'run_tool', run_tool)
+        demo.main([task])
+        return calls
+
+    return rehearse
+
+
+def test_prints_metrics_and_paths_and_resumes(rehearse, capsys):
+    metrics = {'coco/bbox_mAP_50': 0.61, 'coco/segm_mAP_50': 0.5}
+    calls = rehearse(metrics)
+    assert [name for name, *_ in calls] == ['train.py', 'test.py', 'predict.py', 'plot_curves.py']
+    assert '--resume' not in calls[0]
+    printed = capsys.readouterr().out
+    assert 'coco/bbox_mAP_50   0.610' in printed and 'curves.png' in printed and 'predictions/' in printed
+    assert '--resume' in rehearse(metrics)[4]
+
+
+@pytest.mark.parametrize('metrics', [{'mIoU': 59.9}, {}, {'mIoU': float('nan')}])
+def test_fails_below_what_it_should_reach(rehearse, capsys, metrics):
+    with pytest.raises(SystemExit) as exit_info:
+        rehearse(metrics, 'segmentation')
+    assert exit_info.value.code == 2
+    assert 'mIoU stayed below' in capsys.readouterr().err
+
+
+def test_refuses_a_work_directory_of_other_settings(rehearse, capsys, monkeypatch):
+    rehearse({'mIoU': 70.0}, 'segmentation')
+    monkeypatch.setattr(demo, 'SEED', 1)
+    with pytest.raises(SystemExit) as exit_info:
+        rehearse({'mIoU': 70.0}, 'segmentation')
+    assert exit_info.value.code == 2
+    assert 'was trained with other settings; remove or rename it' in capsys.readouterr().err
+
+
+def test_a_tool_that_fails_ends_the_demo(capsys):
+    with pytest.raises(demo.UserError, match=r'tools/train\.py ended with exit code 2'):
+        demo.run_tool('train.py', 'absent.py')
+
+
+def test_configs_exist():
+    assert all((Path(demo.__file__).parents[1] / d.config).is_file() for d in demo.DEMOS.values())

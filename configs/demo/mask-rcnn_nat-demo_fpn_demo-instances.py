@@ -2,7 +2,7 @@
 _base_ = [
     '../_base_/models/mask-rcnn_nat-demo_fpn.py',
     'mmdet::_base_/datasets/coco_instance.py',
-    'mmdet::_base_/schedules/schedule_1x.py',
+    '../_base_/schedules/small-detector_adamw.py',
     'mmdet::_base_/default_runtime.py',
 ]
 
@@ -51,22 +51,4 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 test_evaluator = val_evaluator
 
-max_epochs = 10
-train_cfg = dict(max_epochs=max_epochs, val_interval=2)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(
-        type='CosineAnnealingLR',
-        begin=0,
-        end=max_epochs,
-        T_max=max_epochs,
-        eta_min_ratio=0.02,
-        convert_to_iter_based=True,
-    ),
-]
-optim_wrapper = dict(
-    optimizer=dict(_delete_=True, type='AdamW', lr=1e-3, weight_decay=0.05),
-    paramwise_cfg=dict(custom_keys={'norm': dict(decay_mult=0.0), 'rpb': dict(decay_mult=0.0)}),
-    clip_grad=dict(max_norm=5.0),
-)
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=1, max_keep_ckpts=2))

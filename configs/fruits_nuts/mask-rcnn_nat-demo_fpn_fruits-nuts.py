@@ -3,7 +3,7 @@
 _base_ = [
     '../_base_/models/mask-rcnn_nat-demo_fpn.py',
     'mmdet::_base_/datasets/coco_instance.py',
-    'mmdet::_base_/schedules/schedule_1x.py',
+    '../_base_/schedules/small-detector_adamw.py',
     'mmdet::_base_/default_runtime.py',
 ]
 
@@ -41,7 +41,7 @@ train_dataloader = dict(
     dataset=dict(
         _delete_=True,
         type='RepeatDataset',
-        times=10,
+        times=20,
         dataset=dict(type='CocoDataset', indices=list(range(14)), pipeline=train_pipeline, **dataset),
     ),
 )
@@ -54,22 +54,4 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=None)
 test_evaluator = val_evaluator
 
-max_epochs = 16
-train_cfg = dict(max_epochs=max_epochs, val_interval=4)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(
-        type='CosineAnnealingLR',
-        begin=0,
-        end=max_epochs,
-        T_max=max_epochs,
-        eta_min_ratio=0.02,
-        convert_to_iter_based=True,
-    ),
-]
-optim_wrapper = dict(
-    optimizer=dict(_delete_=True, type='AdamW', lr=1e-3, weight_decay=0.05),
-    paramwise_cfg=dict(custom_keys={'norm': dict(decay_mult=0.0), 'rpb': dict(decay_mult=0.0)}),
-    clip_grad=dict(max_norm=5.0),
-)
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=2))

@@ -54,7 +54,7 @@ def is_url(path: str) -> bool:
     return '://' in path
 
 
-def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
+def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
     """Read a file that ``torch.save`` wrote: tensors, plain data and what mmengine puts beside them.
 
     Args:
@@ -68,6 +68,7 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> Any:
         CheckpointError: where the file does not exist, cannot be downloaded, is cut short, is no
             checkpoint, or would execute code.
     """
+    path = str(path)
     if is_url(path):
         path = _downloaded(path)
     file = Path(path).expanduser()

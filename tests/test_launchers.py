@@ -21,6 +21,8 @@ pytest.importorskip('mmseg')
 
 from mmengine.logging import HistoryBuffer  # noqa: E402
 
+from nat_backbones.checkpoint_file import read_checkpoint  # noqa: E402
+
 DETECTOR = """
 _base_ = ['mmdet::_base_/models/mask-rcnn_r50_fpn.py', 'mmdet::_base_/default_runtime.py']
 custom_imports = dict(imports=['mmdet_nat'])
@@ -284,7 +286,7 @@ def test_resume_continues(trained, launch, tmp_path, name, how):
     )
     resume = [] if how == 'auto' else [work_dir / 'iter_1.pth']
     launch('train', trained / f'{name}.py', '--work-dir', work_dir, '--resume', *resume)
-    checkpoint = torch.load(work_dir / 'iter_2.pth', weights_only=True)
+    checkpoint = read_checkpoint(work_dir / 'iter_2.pth')
     assert checkpoint['meta']['iter'] == 2
     # The two iterations of the runs before and after are in one history.
     assert len(checkpoint['message_hub']['log_scalars']['train/loss'].data[0]) == 2
@@ -293,14 +295,14 @@ def test_resume_continues(trained, launch, tmp_path, name, how):
 @pytest.mark.parametrize('name', ['detector', 'segmentor'])
 def test_amp_trains_on_the_device_that_is_there(trained, launch, tmp_path, name):
     launch('train', trained / f'{name}.py', '--work-dir', tmp_path, '--amp')
-    weights = torch.load(tmp_path / 'iter_2.pth', weights_only=True)['state_dict']
+    weights = read_checkpoint(tmp_path / 'iter_2.pth')['state_dict']
     assert all(value.isfinite().all() for value in weights.values())
     assert {value.dtype for value in weights.values()} <= {torch.float32, torch.int64}
 
 
 @pytest.mark.parametrize('name', ['detector', 'segmentor'])
 def test_predict_from_bare_weights(trained, launch, tmp_path, name):
-    weights = torch.load(trained / name / 'iter_2.pth', weights_only=True)['state_dict']
+    weights = read_checkpoint(trained / name / 'iter_2.pth')['state_dict']
     torch.save(weights, tmp_path / 'weights.pth')
     image, options = trained / 'data/images/0.jpg', ('--out-dir', tmp_path / 'out')
     launch('predict', trained / f'{name}.py', tmp_path / 'weights.pth', image, *options)
@@ -323,6 +325,8 @@ def test_load_from_lets_heads_differ(trained, launch, tmp_path):
 @pytest.mark.slow
 def test_two_processes(trained, tmp_path):
     environment = dict(os.environ, PORT='29617', CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
+    # As in an activated environment: torchrun lies beside its Python.
+    environment['PATH'] = f'{Path(sys.executable).parent}{os.pathsep}{environment["PATH"]}'
     run = subprocess.run(
         [TOOLS / 'dist_train.sh', trained / 'segmentor.py', '2', '--work-dir', tmp_path / 'work'],
         env=environment,
@@ -331,7 +335,7 @@ def test_two_processes(trained, tmp_path):
         text=True,
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    checkpoint = torch.load(tmp_path / 'work/iter_2.pth', weights_only=True)
+    checkpoint = read_checkpoint(tmp_path / 'work/iter_2.pth')
     assert 'backbone.patch_embed.proj.0.weight' in checkpoint['state_dict']
     assert 'Distributed training: True' in run.stdout + run.stderr
 
@@ -665,7 +669,7 @@ def test_malicious_checkpoint_from_the_command_line(trained, tmp_path):
 
 
 def test_config_in_a_checkpoint_is_not_executed(trained, launch, tmp_path):
-    checkpoint = torch.load(trained / 'detector/iter_1.pth', weights_only=True)
+    checkpoint = read_checkpoint(trained / 'detector/iter_1.pth')
     victim = tmp_path / 'executed'
     checkpoint['meta']['config'] = f"import os\nos.system('touch {victim}')\n"
     torch.save(checkpoint, tmp_path / 'evil.pth')
@@ -691,7 +695,7 @@ def test_resume_with_nothing_there(refused, inputs):
 
 
 def test_resume_from_weights_only(refused, trained, tmp_path):
-    weights = torch.load(trained / 'detector/iter_2.pth', weights_only=True)['state_dict']
+    weights = read_checkpoint(trained / 'detector/iter_2.pth')['state_dict']
     torch.save(weights, tmp_path / 'weights.pth')
     message = refused('train', trained / 'detector.py', '--resume', tmp_path / 'weights.pth')
     assert 'no training state' in message and 'load_from=' in message

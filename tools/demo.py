@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     metrics = evaluate(demo, checkpoint)
     pictures = demo.work_dir / 'predictions'
     images = sorted((DATA / 'val').glob('*.jpg'))[:PICTURES]
-    run_tool('predict.py', demo.config, checkpoint, *images, '--out-dir', pictures)
+    run_tool('predict.py', demo.config, checkpoint, *images, '--out-dir', pictures, '--score-thr', '0.5')
     run_tool('plot_curves.py', demo.work_dir)
 
     print(f'\nDone in {(time.monotonic() - start) / 60:.1f} minutes.')

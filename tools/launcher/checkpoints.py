@@ -10,7 +10,7 @@ from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
 from torch import nn
 
 from nat_backbones.backbone import NeighborhoodBackbone
-from nat_backbones.checkpoint_file import is_url, read_checkpoint, safe_globals
+from nat_backbones.checkpoint_file import is_url, read_checkpoint
 
 from .errors import UserError, abbreviate
 
@@ -25,9 +25,8 @@ def forbid_unsafe_loading() -> None:
     """
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
     os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
-    torch.serialization.add_safe_globals(safe_globals())
-    # mmengine's own loader allows the real `getattr`.
-    CheckpointLoader.register_scheme('', read_checkpoint, force=True)
+    # mmengine's own loaders allow the real `getattr`.
+    CheckpointLoader.register_scheme(['', 'http://', 'https://'], read_checkpoint, force=True)
 
 
 class DropEmbeddedConfig(Hook):

@@ -13,8 +13,8 @@
 
 #include "../window.h"
 
-// The compiler makes a copy of each entry point per instruction set and picks one when loading.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__SANITIZE_ADDRESS__)
+// The compiler makes a copy of each entry point per instruction set; glibc's loader picks one.
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__SANITIZE_ADDRESS__)
 #define NATTEN_OPS_CLONES \
   __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
 #else

@@ -68,7 +68,7 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-max_iters = 1000
+max_iters = 800
 train_cfg = dict(max_iters=max_iters, val_interval=200)
 optim_wrapper = dict(
     _delete_=True,

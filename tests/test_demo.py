@@ -67,5 +67,16 @@ def test_a_tool_that_fails_ends_the_demo(capsys):
         demo.run_tool('train.py', 'absent.py')
 
 
+def test_ctrl_c_leaves_no_traceback(rehearse, capsys, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, 'make_demo_data', interrupted)
+    with pytest.raises(SystemExit) as exit_info:
+        demo.main(['detection'])
+    assert exit_info.value.code == 130
+    assert capsys.readouterr().err == 'interrupted\n'
+
+
 def test_configs_exist():
     assert all((Path(demo.__file__).parents[1] / d.config).is_file() for d in demo.DEMOS.values())

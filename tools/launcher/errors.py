@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from nat_backbones.checkpoint_file import CheckpointError
 
 EXIT_CODE = 2
+INTERRUPTED = 130  # what shells expect after Ctrl-C
 
 # What mmcv's LoadImageFromFile asserts, and what opening a file that is gone raises. Both arrive
 # in the text of a worker's traceback when a DataLoader worker met them.
@@ -65,6 +66,9 @@ def report_user_errors(main: Callable[..., None]) -> Callable[..., None]:
             if _rank() == 0:
                 _print_error(error)
             raise SystemExit(EXIT_CODE) from None
+        except KeyboardInterrupt:
+            print('interrupted', file=sys.stderr, flush=True)
+            raise SystemExit(INTERRUPTED) from None
         except (AssertionError, FileNotFoundError) as error:
             image_error = _image_error(error)
             if image_error is None:

@@ -77,8 +77,10 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
     try:
         with torch.serialization.safe_globals(safe_globals()):
             return torch.load(file, map_location=map_location, weights_only=True)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, MemoryError):
         raise
+    except PermissionError as error:
+        raise CheckpointError(f'checkpoint {path} may not be read; correct its permissions') from error
     except Exception as error:  # a damaged pickle can end in almost any
         raise _refused(path, error) from error
 

@@ -53,8 +53,9 @@ def report_user_errors(main: Callable[..., None]) -> Callable[..., None]:
         main (Callable): The entry point.
 
     Returns:
-        Callable: The entry point that turns :class:`UserError`, and images that turn out not
-        to load while the model runs, into a message. Other exceptions pass through.
+        Callable: The entry point that turns :class:`UserError`, a checkpoint that cannot be used,
+        and images that turn out not to load while the model runs, into a message, and Ctrl-C into
+        exit code 130. Other exceptions pass through.
     """
 
     @functools.wraps(main)

@@ -1,0 +1,56 @@
+"""What a figure was measured with: the head of every CSV file."""
+
+import datetime
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[2]
+
+
+def describe_machine(threads: list[int]) -> dict[str, str]:
+    """Machine, software and command line, by name.
+
+    Args:
+        threads: The numbers of threads that were measured with.
+    """
+    memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    facts = {
+        'date': datetime.datetime.now(datetime.timezone.utc).strftime('%Y-%m-%d %H:%M UTC'),
+        'command': shlex.join(['python', f'tools/{Path(sys.argv[0]).name}', *sys.argv[1:]]),
+        'commit': _commit(),
+        'processor': _processor(),
+        'cores': str(len(os.sched_getaffinity(0))),
+        'threads': ' '.join(map(str, threads)),
+        'instruction set': torch.backends.cpu.get_cpu_capability(),
+        'memory': f'{memory / 2**30:.0f} GiB',
+        'system': f'{platform.system()} {platform.machine()}',
+        'python': platform.python_version(),
+        'torch': torch.__version__,
+    }
+    return {name: fact for name, fact in facts.items() if fact}
+
+
+def _commit() -> str:
+    """The commit of the source; empty where it is no git checkout."""
+    command = ['git', '-C', str(ROOT), 'describe', '--always', '--dirty', '--abbrev=12']
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ''
+
+
+def _processor() -> str:
+    """The processor's name; with family and model, for virtual machines shorten the name."""
+    text = Path('/proc/cpuinfo').read_text()
+    facts = dict(re.findall(r'^(model name|cpu family|model)\s*: (.+)$', text, re.MULTILINE))
+    name = facts.get('model name', platform.processor())
+    return (
+        f'{name}, family {facts["cpu family"]}, model {facts["model"]}' if 'cpu family' in facts else name
+    )

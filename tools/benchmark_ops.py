@@ -1,0 +1,208 @@
+"""Time neighborhood attention, and what else could take its place, against the machine's arithmetic.
+
+A row of the CSV file is one implementation of one case. Work and necessary traffic are those of
+neighborhood attention over the case, whatever an implementation computes beside it: 4 * tokens * heads *
+head_dim * kernel_size ** 2 operations forward, 3.5 times as many with backward. ratio_to_gemm is the median
+time over the time that as many operations take in float32 matrix products, measured between the
+repetitions. peak_extra_mb is resident memory beyond inputs, outputs and gradients, at its peak in a fresh
+process (benchmark/workload.py says how). Inputs are views of one projection; training computes all
+gradients, of the bias too.
+
+Beside natten_ops are measured: window attention as in Swin Transformer, with as many keys (for dilation 1);
+and for batch 1 and head_dim 32 in float32 the PyTorch reference, compiled FlexAttention and the natten
+package. Where one of the latter fails or takes too long, its row says so.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from benchmark.cases import Case
+from benchmark.devices import Cpu, get_device
+from benchmark.gemm import Gemm, measure_peaks
+from benchmark.machine import describe_machine
+from benchmark.operators import OperatorWorkload
+from benchmark.options import FOLDER, Parser, numbers, positive, restart_with, size, thread_counts
+from benchmark.process import NotRun
+from benchmark.tables import Row, Table, check_writable, print_head
+from benchmark.timing import Timing, time_calls
+from benchmark.workload import DIRECTIONS, Memory, measure_peer, peak_memory
+from launcher.errors import UserError, report_user_errors
+
+# The levels of NAT-Tiny: heads, and stride of the feature map.
+LEVELS = ((2, 4), (4, 8), (8, 16), (16, 32))
+INPUTS = {'coco': (800, 1216), 'ade20k': (512, 512)}
+DTYPES = ('float32', 'bfloat16')
+LARGEST = 'largest'
+# Seconds for the repetitions of a row.
+BUDGET = 1.0
+COLUMNS = (
+    'map', 'heads', 'head_dim', 'batch', 'kernel_size', 'dilation', 'dtype', 'threads', 'direction',
+    'implementation', 'median_ms', 'min_ms', 'max_ms', 'repeats', 'gflop', 'gflop_per_s',
+    'gemm_gflop_per_s', 'ratio_to_gemm', 'necessary_mb', 'gb_per_s', 'peak_extra_mb', 'note',
+)  # fmt: skip
+PRINTED = {
+    'map': 7, 'heads': 5, 'head_dim': 8, 'batch': 5, 'kernel_size': 11, 'dilation': 8, 'dtype': 8,
+    'threads': 7, 'direction': -16, 'implementation': -14, 'median_ms': 9, 'min_ms': 9, 'max_ms': 9,
+    'ratio_to_gemm': 13, 'gflop_per_s': 11, 'gb_per_s': 8, 'peak_extra_mb': 13, 'note': -1,
+}  # fmt: skip
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = Parser(__doc__.partition('\n')[0])
+    parser.add_argument(
+        '--quick', action='store_true', help='by default only coco, kernel size 7, batch 1, head_dim 32'
+    )
+    parser.add_argument('--maps', nargs='+', help='coco and ade20k (the levels of NAT-Tiny), or HxWxHEADS')
+    parser.add_argument('--kernel-size', nargs='+', help='keys in a window on each axis; else 7 and 13')
+    parser.add_argument(
+        '--dilation', nargs='+', help="ints, or 'largest' that fits; else 1, and for kernel size 7 both"
+    )
+    parser.add_argument('--head-dim', nargs='+', help='channels of a head; else 32 and 64')
+    parser.add_argument('--batch', nargs='+', help='feature maps; else 1 and 4')
+    parser.add_argument('--dtype', nargs='+', choices=DTYPES, default=['float32'], help='of all tensors')
+    parser.add_argument(
+        '--peers', action=argparse.BooleanOptionalAction, default=True, help='measure not only natten_ops'
+    )
+    parser.add_argument('--out', type=Path, default=FOLDER / 'operator_cpu.csv', help='the CSV file')
+    return parser.parse_args(argv)
+
+
+def list_cases(args: argparse.Namespace) -> list[Case]:
+    """The cases that the options name.
+
+    Raises:
+        UserError: Where an option is no valid value, or a window does not fit its map.
+    """
+    few = args.quick
+    maps = args.maps or (['coco'] if few else list(INPUTS))
+    kernel_sizes = numbers('--kernel-size', args.kernel_size or (['7'] if few else ['7', '13']))
+    head_dims = numbers('--head-dim', args.head_dim or (['32'] if few else ['32', '64']))
+    batches = numbers('--batch', args.batch or (['1'] if few else ['1', '4']))
+    cases = []
+    for name, dtype, head_dim, batch in itertools.product(maps, args.dtype, head_dims, batches):
+        for (height, width, heads), kernel_size in itertools.product(list_maps(name), kernel_sizes):
+            largest = min(height, width) // kernel_size
+            for dilation in list_dilations(args.dilation, kernel_size, largest):
+                if dilation > largest:
+                    raise UserError(
+                        f'a window of kernel size {kernel_size} and dilation {dilation} needs a map of'
+                        f' {kernel_size * dilation} tokens on each side, got {height}x{width}',
+                        'choose smaller ones',
+                    )
+                cases.append(
+                    Case(height, width, heads, head_dim, batch, kernel_size, dilation, dtype, args.device)
+                )
+    return cases
+
+
+def list_maps(name: str) -> list[tuple[int, int, int]]:
+    """Height, width and heads of the maps that one value of ``--maps`` names."""
+    if name in INPUTS:
+        height, width = INPUTS[name]
+        return [(height // stride, width // stride, heads) for heads, stride in LEVELS]
+    if not re.fullmatch(r'\d+x\d+x\d+', name):
+        raise UserError(
+            f'--maps must be {", ".join(INPUTS)} or HxWxHEADS, e.g. 200x304x2, got {name!r}', 'correct it'
+        )
+    tokens, _, heads = name.rpartition('x')
+    return [(*size('--maps', tokens), positive('--maps', heads))]
+
+
+def list_dilations(texts: Sequence[str] | None, kernel_size: int, largest: int) -> list[int]:
+    """The dilations for a kernel size, each once."""
+    if texts is None:
+        texts = ['1', LARGEST] if kernel_size == 7 else ['1']
+    dilations = (max(largest, 1) if text == LARGEST else positive('--dilation', text) for text in texts)
+    return list(dict.fromkeys(dilations))
+
+
+def interleaved(case: Case, peers: bool) -> list[str]:
+    """The implementations of a case that are timed in turns, for they are compared closely."""
+    return ['natten_ops', *(['swin-sdpa', 'swin-matmul'] if peers and case.dilation == 1 else [])]
+
+
+def guarded(case: Case, peers: bool) -> list[str]:
+    """The implementations of a case that are measured apart, for they may fail or take long."""
+    common = case.batch == 1 and case.head_dim == 32 and case.dtype == 'float32'
+    return ['reference', 'flex_attention', 'natten'] if peers and common else []
+
+
+def measure(
+    case: Case, direction: str, threads: int, device: Cpu, gemm: Gemm, repeats: int | None, peers: bool
+) -> Iterator[tuple[str, Timing | None, Memory | None, str]]:
+    """Measure the implementations of a case; gives name, time, memory and a note on them."""
+    workloads = {name: OperatorWorkload(case, name, direction) for name in interleaved(case, peers)}
+    calls = {name: workload.build().call(direction) for name, workload in workloads.items()}
+    timings = time_calls(calls, device, gemm, repeats, BUDGET)
+    del calls
+    for name, workload in workloads.items():
+        yield name, timings[name], peak_memory(workload, threads), ''
+    for name in guarded(case, peers):
+        workload = OperatorWorkload(case, name, direction)
+        try:
+            yield name, *measure_peer(workload, threads, gemm.size, repeats, BUDGET)
+        except NotRun as reason:
+            yield name, None, None, f'not run: {reason}'
+
+
+def describe(case: Case, direction: str) -> Row:
+    """The columns that say what was measured."""
+    names = ('heads', 'head_dim', 'batch', 'kernel_size', 'dilation', 'dtype')
+    return {
+        'map': f'{case.height}x{case.width}',
+        **{name: value for name, value in dataclasses.asdict(case).items() if name in names},
+        'direction': direction,
+        'gflop': case.gflop(direction),
+        'necessary_mb': case.necessary_bytes(direction) / 1e6,
+    }
+
+
+def figures(case: Case, direction: str, timing: Timing, memory: Memory) -> Row:
+    """The columns that say what came out."""
+    rate = case.gflop(direction) / timing.median
+    return {
+        'median_ms': 1e3 * timing.median,
+        'min_ms': 1e3 * timing.minimum,
+        'max_ms': 1e3 * timing.maximum,
+        'repeats': timing.repeats,
+        'gflop_per_s': rate,
+        'gemm_gflop_per_s': timing.gemm_gflop_per_s,
+        'ratio_to_gemm': timing.gemm_gflop_per_s / rate,
+        'gb_per_s': case.necessary_bytes(direction) / timing.median / 1e9,
+        'peak_extra_mb': memory.extra / 1e6,
+    }
+
+
+@report_user_errors
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print and write the figures."""
+    args = parse_args(argv)
+    device = get_device(args.device)
+    cases = list_cases(args)
+    threads = thread_counts(args.threads)
+    repeats = None if args.repeats is None else positive('--repeats', args.repeats)
+    check_writable(args.out)
+    restart_with(args.capability)
+
+    gemms, peaks = measure_peaks(device, threads, 'begin')
+    head = describe_machine(threads) | peaks
+    print_head(head)
+    table = Table(COLUMNS, PRINTED)
+    for case, direction, count in itertools.product(cases, DIRECTIONS, threads):
+        torch.set_num_threads(count)
+        measured = measure(case, direction, count, device, gemms[count], repeats, args.peers)
+        for name, timing, memory, note in measured:
+            row = {**describe(case, direction), 'threads': count, 'implementation': name, 'note': note}
+            table.add(row if timing is None else {**row, **figures(case, direction, timing, memory)})
+    _, peaks = measure_peaks(device, threads, 'end')
+    table.write(args.out, head | peaks)
+
+
+if __name__ == '__main__':
+    main()

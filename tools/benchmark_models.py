@@ -23,17 +23,18 @@ from pathlib import Path
 
 import torch
 from benchmark.devices import Cpu, get_device
+from benchmark.files import check_writable
 from benchmark.gemm import Gemm, measure_peaks
 from benchmark.machine import describe_machine
 from benchmark.options import FOLDER, Parser, positive, restart_with, size, thread_counts
-from benchmark.tables import Row, Table, check_writable, print_head
+from benchmark.tables import Row, Table, print_head
 from benchmark.timing import Timing, time_calls
 from benchmark.workload import DIRECTIONS, Memory, Workload, peak_memory
 from launcher.errors import UserError, report_user_errors
 
 try:
     from benchmark.attention_modules import NEIGHBORHOOD, SWIN_SHIFTS, ModuleWorkload
-    from benchmark.backbones import BACKBONES, STRIDES, SWIN, BackboneWorkload
+    from benchmark.backbones import BACKBONES, SWIN, BackboneWorkload
     from benchmark.profiling import KINDS, by_kind, profile_call
 except ModuleNotFoundError as error:
     MISSING: str | None = error.name
@@ -45,8 +46,8 @@ FILES = {
     'backbones': 'backbone_cpu.csv',
     'profile': 'backbone_profile_cpu.csv',
 }
-# Channels and heads of the levels of NAT-Tiny.
-LEVELS = ((64, 2), (128, 4), (256, 8), (512, 16))
+# Channels, heads and strides of the levels of NAT-Tiny.
+LEVELS = ((64, 2, 4), (128, 4, 8), (256, 8, 16), (512, 16, 32))
 SWIN_MEAN = 'ShiftWindowMSA mean'
 # Seconds for the repetitions of a row.
 MODULE_BUDGET, BACKBONE_BUDGET = 1.5, 15.0
@@ -74,9 +75,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = Parser(__doc__.partition('\n')[0])
     for name in FILES:
-        parser.add_argument(f'--{name}', action='store_true', help='make this table; all if none is named')
-    parser.add_argument('--image-size', default='800x1216', help='HxW of the image')
-    parser.add_argument('--out-dir', type=Path, default=FOLDER, help='the folder of the CSV files')
+        parser.add_argument(f'--{name}', action='store_true', help='make this table; by default all')
+    parser.add_argument('--image-size', default='800x1216', help='HxW of the image; by default 800x1216')
+    parser.add_argument(
+        '--out-dir', type=Path, default=FOLDER, help='the folder of the CSV files; by default benchmarks'
+    )
     return parser.parse_args(argv)
 
 
@@ -144,7 +147,7 @@ def figures(measured: tuple[Timing, Memory], swin: tuple[Timing, Memory]) -> Row
 def measure_modules(bench: Bench) -> Table:
     """Attention modules, at the levels of NAT-Tiny."""
     table = Table(MODULE_COLUMNS, printed(MODULE_COLUMNS))
-    for (dim, heads), stride in zip(LEVELS, STRIDES, strict=True):
+    for dim, heads, stride in LEVELS:
         height, width = -(-bench.height // stride), -(-bench.width // stride)
         for direction, threads in bench.settings():
             workloads = {

@@ -3,14 +3,14 @@
 A row of the CSV file is one implementation of one case. Work and necessary traffic are those of
 neighborhood attention over the case, whatever an implementation computes beside it: 4 * tokens * heads *
 head_dim * kernel_size ** 2 operations forward, 3.5 times as many with backward. ratio_to_gemm is the median
-time over the time that as many operations take in float32 matrix products, measured between the
-repetitions. peak_extra_mb is resident memory beyond inputs, outputs and gradients, at its peak in a fresh
-process (benchmark/workload.py says how). Inputs are views of one projection; training computes all
-gradients, of the bias too.
+time over the time that as many operations take in matrix products, in float32 whatever the dtype, which are
+timed between the repetitions. peak_extra_mb is resident memory beyond inputs, outputs and gradients, at its
+peak in a fresh process (benchmark/workload.py says how). Inputs are views of one projection; backward
+computes all gradients, the bias's too.
 
-Beside natten_ops are measured: window attention as in Swin Transformer, with as many keys (for dilation 1);
-and for batch 1 and head_dim 32 in float32 the PyTorch reference, compiled FlexAttention and the natten
-package. Where one of the latter fails or takes too long, its row says so.
+Peers are window attention as in Swin Transformer, with as many keys, where dilation is 1; and for kernel
+size 7, dilation 1, batch 1, head_dim 32 and float32 the PyTorch reference, compiled FlexAttention and the
+natten package. Where one of these three fails, takes too long or too much memory, its row says so.
 """
 
 import argparse
@@ -23,12 +23,13 @@ from pathlib import Path
 import torch
 from benchmark.cases import Case
 from benchmark.devices import Cpu, get_device
+from benchmark.files import check_writable
 from benchmark.gemm import Gemm, measure_peaks
 from benchmark.machine import describe_machine
 from benchmark.operators import OperatorWorkload
 from benchmark.options import FOLDER, Parser, numbers, positive, restart_with, size, thread_counts
 from benchmark.process import NotRun
-from benchmark.tables import Row, Table, check_writable, print_head
+from benchmark.tables import Row, Table, print_head
 from benchmark.timing import Timing, time_calls
 from benchmark.workload import DIRECTIONS, Memory, measure_peer, peak_memory
 from launcher.errors import UserError, report_user_errors
@@ -38,6 +39,8 @@ LEVELS = ((2, 4), (4, 8), (8, 16), (16, 32))
 INPUTS = {'coco': (800, 1216), 'ade20k': (512, 512)}
 DTYPES = ('float32', 'bfloat16')
 LARGEST = 'largest'
+# Kernel size, dilation, batch, head_dim and dtype of the cases for which all peers are measured.
+GUARDED_SETTINGS = (7, 1, 1, 32, 'float32')
 # Seconds for the repetitions of a row.
 BUDGET = 1.0
 COLUMNS = (
@@ -56,20 +59,38 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = Parser(__doc__.partition('\n')[0])
     parser.add_argument(
-        '--quick', action='store_true', help='by default only coco, kernel size 7, batch 1, head_dim 32'
+        '--quick',
+        action='store_true',
+        help='by default measure only coco, kernel size 7, batch 1, head_dim 32',
     )
-    parser.add_argument('--maps', nargs='+', help='coco and ade20k (the levels of NAT-Tiny), or HxWxHEADS')
-    parser.add_argument('--kernel-size', nargs='+', help='keys in a window on each axis; else 7 and 13')
     parser.add_argument(
-        '--dilation', nargs='+', help="ints, or 'largest' that fits; else 1, and for kernel size 7 both"
+        '--maps', nargs='+', help='coco, ade20k (the levels of NAT-Tiny; the default), or HxWxHEADS'
     )
-    parser.add_argument('--head-dim', nargs='+', help='channels of a head; else 32 and 64')
-    parser.add_argument('--batch', nargs='+', help='feature maps; else 1 and 4')
-    parser.add_argument('--dtype', nargs='+', choices=DTYPES, default=['float32'], help='of all tensors')
     parser.add_argument(
-        '--peers', action=argparse.BooleanOptionalAction, default=True, help='measure not only natten_ops'
+        '--kernel-size', nargs='+', help='keys in a window on each axis; by default 7 and 13'
     )
-    parser.add_argument('--out', type=Path, default=FOLDER / 'operator_cpu.csv', help='the CSV file')
+    parser.add_argument(
+        '--dilation',
+        nargs='+',
+        help="ints or 'largest' that fits; by default 1, and for kernel size 7 both",
+    )
+    parser.add_argument('--head-dim', nargs='+', help='channels of a head; by default 32 and 64')
+    parser.add_argument('--batch', nargs='+', help='feature maps; by default 1 and 4')
+    parser.add_argument(
+        '--dtype', nargs='+', choices=DTYPES, default=['float32'], help='of all tensors; by default float32'
+    )
+    parser.add_argument(
+        '--peers',
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help='measure not only natten_ops, which is the default',
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=FOLDER / 'operator_cpu.csv',
+        help='the CSV file; by default benchmarks/operator_cpu.csv',
+    )
     return parser.parse_args(argv)
 
 
@@ -129,8 +150,8 @@ def interleaved(case: Case, peers: bool) -> list[str]:
 
 def guarded(case: Case, peers: bool) -> list[str]:
     """The implementations of a case that are measured apart, for they may fail or take long."""
-    common = case.batch == 1 and case.head_dim == 32 and case.dtype == 'float32'
-    return ['reference', 'flex_attention', 'natten'] if peers and common else []
+    settings = case.kernel_size, case.dilation, case.batch, case.head_dim, case.dtype
+    return ['reference', 'flex_attention', 'natten'] if peers and settings == GUARDED_SETTINGS else []
 
 
 def measure(
@@ -142,7 +163,10 @@ def measure(
     timings = time_calls(calls, device, gemm, repeats, BUDGET)
     del calls
     for name, workload in workloads.items():
-        yield name, timings[name], peak_memory(workload, threads), ''
+        try:
+            yield name, timings[name], peak_memory(workload, threads), ''
+        except NotRun as reason:
+            yield name, timings[name], None, f'memory not measured: {reason}'
     for name in guarded(case, peers):
         workload = OperatorWorkload(case, name, direction)
         try:
@@ -163,7 +187,7 @@ def describe(case: Case, direction: str) -> Row:
     }
 
 
-def figures(case: Case, direction: str, timing: Timing, memory: Memory) -> Row:
+def figures(case: Case, direction: str, timing: Timing, memory: Memory | None) -> Row:
     """The columns that say what came out."""
     rate = case.gflop(direction) / timing.median
     return {
@@ -175,7 +199,7 @@ def figures(case: Case, direction: str, timing: Timing, memory: Memory) -> Row:
         'gemm_gflop_per_s': timing.gemm_gflop_per_s,
         'ratio_to_gemm': timing.gemm_gflop_per_s / rate,
         'gb_per_s': case.necessary_bytes(direction) / timing.median / 1e9,
-        'peak_extra_mb': memory.extra / 1e6,
+        'peak_extra_mb': None if memory is None else memory.extra / 1e6,
     }
 
 

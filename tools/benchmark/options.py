@@ -22,19 +22,17 @@ class Parser(argparse.ArgumentParser):
     """A parser with the options of all benchmarks, whose errors are one line."""
 
     def __init__(self, description: str) -> None:
-        super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(description=description)
+        self.add_argument('--threads', nargs='+', help="numbers of threads; by default torch's own")
         self.add_argument(
-            '--threads', nargs='+', help='numbers of threads; all that torch takes where not given'
-        )
-        self.add_argument(
-            '--repeats', help='timed repetitions of a row; by default as many as fit in a second'
+            '--repeats', help='timed repetitions of a row; by default as many as fit in seconds'
         )
         self.add_argument(
             '--capability',
             choices=_CPU_FLAGS,
-            help='instruction set for torch and natten_ops; the best of the machine where not given',
+            help='instruction set for torch and natten_ops; by default the best of the machine',
         )
-        self.add_argument('--device', default='cpu', help='where to measure')
+        self.add_argument('--device', default='cpu', help='where to measure; only cpu for now')
 
     def error(self, message: str) -> NoReturn:
         """Report a mistake in the form of the other mistakes."""

@@ -1,11 +1,12 @@
 """Rows of figures, printed and kept as CSV."""
 
 import csv
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from launcher.errors import UserError
+
+from .files import replacing
 
 Row = dict[str, str | int | float | None]
 
@@ -44,22 +45,14 @@ class Table:
         """Write a CSV file with ``# name: value`` lines before it, replacing an old one when complete.
 
         Raises:
-            UserError: Where the folder cannot be written to.
+            UserError: Where it cannot be written.
         """
-        unfinished = path.with_name(f'{path.name}.tmp')
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with unfinished.open('w', newline='') as file:
-                file.writelines(f'# {name}: {value}\n' for name, value in head.items())
-                writer = csv.DictWriter(file, self.columns, restval='', lineterminator='\n')
-                writer.writeheader()
-                for row in self.rows:
-                    writer.writerow({name: _compact(value) for name, value in row.items()})
-            os.replace(unfinished, path)
-        except OSError as error:
-            raise UserError(
-                f'{path} cannot be written: {error.strerror}', 'choose another with --out'
-            ) from error
+        with replacing(path) as unfinished, unfinished.open('w', newline='') as file:
+            file.writelines(f'# {name}: {value}\n' for name, value in head.items())
+            writer = csv.DictWriter(file, self.columns, restval='', lineterminator='\n')
+            writer.writeheader()
+            for row in self.rows:
+                writer.writerow({name: _compact(value) for name, value in row.items()})
         print(path)
 
 
@@ -67,13 +60,6 @@ def print_head(head: Mapping[str, str]) -> None:
     """Print what the head of a file will say."""
     for name, fact in head.items():
         print(f'{name}: {fact}')
-
-
-def check_writable(path: Path) -> None:
-    """Check before anything is measured that a file can be written; raises UserError if not."""
-    folder = next(folder for folder in path.absolute().parents if folder.exists())
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f'{path} cannot be written', 'choose another file with --out')
 
 
 def _compact(value: str | int | float | None) -> str | int | None:

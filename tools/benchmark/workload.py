@@ -91,9 +91,9 @@ def peak_memory(workload: Workload, threads: int) -> Memory:
     """Measure the peak memory of one call in a fresh process.
 
     The process is forked from one that has imported everything and computed nothing. It runs the warm-up,
-    makes the inputs, gives freed memory back, and compares the device's used memory with its peak after
-    the call. On the CPU both are resident memory: the allocator has nothing in store, so whatever the call
-    takes, through torch or not, shows. What threads keep from the warm-up does not.
+    makes the inputs, gives freed memory back, and compares the device's used memory before the call with
+    its peak. On the CPU both are resident memory: the allocator has nothing in store, so whatever the call
+    takes shows, through torch or not. What threads keep from the warm-up, on a small map, does not.
 
     Args:
         workload: What to measure.
@@ -150,12 +150,12 @@ def _measure_peer(
     device = get_device(workload.device)
     device.limit_memory(PEER_BYTES)
     small = workload.warm_up()
-    small.build().call(small.direction)()
-    computation = workload.build()
+    computation = small.build()
+    computation.call(workload.direction)()
+    # What was compiled in the warm-up belongs to its computation.
+    if small != workload:
+        computation = workload.build()
     call = computation.call(workload.direction)
-    if small == workload:
-        # Then the warm-up is there to compile, which every computation does anew.
-        call()
     memory = _measure_memory(call, workload.device)
     timing = time_calls({'': call}, device, Gemm(device, gemm_size), repeats, budget)['']
     return timing, memory, computation.note

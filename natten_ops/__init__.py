@@ -4,8 +4,8 @@ Needs torch only. Where mmengine is installed, the modules are also registered, 
 ``dict(type='NeighborhoodAttention2D', ...)``.
 """
 
-from .functional import na1d, na2d
-from .modules import NeighborhoodAttention1D, NeighborhoodAttention2D
+from .functional import na1d, na2d, na3d
+from .modules import NeighborhoodAttention1D, NeighborhoodAttention2D, NeighborhoodAttention3D
 from .version import __version__
 
 try:
@@ -13,7 +13,15 @@ try:
 except ModuleNotFoundError:
     pass
 else:
-    for _module in (NeighborhoodAttention1D, NeighborhoodAttention2D):
+    for _module in (NeighborhoodAttention1D, NeighborhoodAttention2D, NeighborhoodAttention3D):
         MODELS.register_module(module=_module)
 
-__all__ = ['NeighborhoodAttention1D', 'NeighborhoodAttention2D', '__version__', 'na1d', 'na2d']
+__all__ = [
+    'NeighborhoodAttention1D',
+    'NeighborhoodAttention2D',
+    'NeighborhoodAttention3D',
+    '__version__',
+    'na1d',
+    'na2d',
+    'na3d',
+]

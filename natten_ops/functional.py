@@ -1,13 +1,72 @@
-"""Neighborhood attention as functions: ``na1d`` and ``na2d``."""
+"""Neighborhood attention as functions: ``na1d``, ``na2d`` and ``na3d``."""
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from . import operator
-from .arguments import HALF_DTYPES, check_rpb, check_tensors, check_window, per_axis
+from . import autocast, operator
+from .arguments import (
+    HALF_DTYPES,
+    check_padding,
+    check_rpb,
+    check_tensors,
+    check_types,
+    check_window,
+    flags_per_axis,
+    per_axis,
+    scale_or_default,
+)
+from .derivatives import forward, reaches
 from .reference import neighborhood_attention_reference
+from .windows import valid_range
+
+
+def _compiled(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rpb: Tensor | None,
+    kernel_size: tuple[int, ...],
+    dilation: tuple[int, ...],
+    scale: float,
+) -> Tensor:
+    """The compiled operator."""
+    rpb = None if rpb is None else rpb.contiguous()
+    # UNTIL THE LIBRARY COMPUTES HALF PRECISION ITSELF: delete this branch, and HALF_DTYPES above, then.
+    if query.dtype in HALF_DTYPES:
+        with autocast.disabled(query.device.type):
+            tensors = (query.float(), key.float(), value.float(), None if rpb is None else rpb.float())
+            return forward(*tensors, kernel_size, dilation, scale)[0].to(query.dtype)
+    return forward(query, key, value, rpb, kernel_size, dilation, scale)[0]
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rpb: Tensor | None,
+    kernel_size: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+    is_causal: tuple[bool, ...],
+    scale: float,
+    padding: str,
+    dropout: float,
+) -> Tensor:
+    """The compiled operator where it covers the settings, otherwise the reference."""
+    is_covered = operator.covers(query, kernel_size, stride, dilation, is_causal, padding, dropout)
+    if is_covered and reaches():
+        output = _compiled(query, key, value, rpb, kernel_size, dilation, scale)
+        if padding == 'valid':
+            axes = zip(query.shape[1:-2], kernel_size, dilation, is_causal, strict=True)
+            for axis, settings in enumerate(axes):
+                output = output.narrow(1 + axis, *valid_range(*settings))
+        return output
+    output, _ = neighborhood_attention_reference(
+        query, key, value, kernel_size, dilation, rpb, scale, dropout,
+        stride=stride, is_causal=is_causal, padding=padding,
+    )  # fmt: skip
+    return output
 
 
 def _neighborhood_attention(
@@ -16,34 +75,50 @@ def _neighborhood_attention(
     key: Tensor,
     value: Tensor,
     kernel_size: int | Sequence[int],
+    stride: int | Sequence[int],
     dilation: int | Sequence[int],
-    rpb: Tensor | None,
+    is_causal: bool | Sequence[bool],
     scale: float | None,
+    rpb: Tensor | None,
+    padding: str,
     dropout: float = 0.0,
 ) -> Tensor:
-    """``na1d`` and ``na2d``: check, then the compiled operator or the reference."""
+    """``na1d``, ``na2d`` and ``na3d``: check, simplify, attend."""
+    check_types(query, key, value, rpb, rank)
+    query, key, value, rpb = autocast.cast(query, key, value, rpb)
     check_tensors(query, key, value, rank)
     kernel_size = per_axis('kernel_size', kernel_size, rank)
+    stride = per_axis('stride', stride, rank)
     dilation = per_axis('dilation', dilation, rank)
-    check_window(query.shape[1:-2], kernel_size, dilation)
+    is_causal = flags_per_axis('is_causal', is_causal, rank)
+    check_padding(padding)
+    check_window(query.shape[1:-2], kernel_size, stride, dilation, padding)
     if rpb is not None:
         check_rpb(rpb, query, kernel_size)
-    scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
+    scale = scale_or_default(scale, query.shape[-1])
 
-    dtype = query.dtype
-    if dtype in HALF_DTYPES:
-        query, key, value = query.float(), key.float(), value.float()
-        rpb = None if rpb is None else rpb.float()
-    if dropout > 0 or not operator.covers(query):
-        # Autocast would take the matrix products back to half precision.
-        with torch.autocast(query.device.type, enabled=False):
-            output, _ = neighborhood_attention_reference(
-                query, key, value, kernel_size, dilation, rpb, scale, dropout
-            )
-    else:
-        rpb = None if rpb is None else rpb.contiguous()
-        output, _ = torch.ops.natten_ops.na_forward(query, key, value, rpb, kernel_size, dilation, scale)
-    return output.to(dtype)
+    # A window of one key is the token itself, whatever the axis' other settings say.
+    dilation = tuple(1 if k == 1 else d for k, d in zip(kernel_size, dilation, strict=True))
+    is_causal = tuple(k > 1 and causal for k, causal in zip(kernel_size, is_causal, strict=True))
+    if all(k == 1 for k in kernel_size):
+        padding = 'shifted'
+
+    folded = None
+    if rank == 3 and 1 in kernel_size:
+        # Nothing attends along this axis: it joins the batch, and the other two can be compiled.
+        folded = kernel_size.index(1)
+        sizes = query.shape[0], query.shape[1 + folded]
+        query, key, value = (t.movedim(1 + folded, 1).flatten(0, 1) for t in (query, key, value))
+        rpb = None if rpb is None else rpb.select(1 + folded, 0)
+        kernel_size, stride, dilation, is_causal = (
+            values[:folded] + values[folded + 1 :] for values in (kernel_size, stride, dilation, is_causal)
+        )
+    output = _attend(
+        query, key, value, rpb, kernel_size, stride, dilation, is_causal, scale, padding, dropout
+    )  # fmt: skip
+    if folded is not None:
+        output = output.unflatten(0, sizes).movedim(1, 1 + folded)
+    return output.contiguous()
 
 
 def na1d(
@@ -51,30 +126,38 @@ def na1d(
     key: Tensor,
     value: Tensor,
     kernel_size: int | Sequence[int],
-    *,
+    stride: int | Sequence[int] = 1,
     dilation: int | Sequence[int] = 1,
-    rpb: Tensor | None = None,
+    is_causal: bool | Sequence[bool] = False,
     scale: float | None = None,
+    rpb: Tensor | None = None,
+    padding: str = 'shifted',
 ) -> Tensor:
-    """One-dimensional neighborhood attention; see :func:`na2d`.
+    """One-dimensional neighborhood attention; all that :func:`na2d` says holds, with one axis.
 
     Args:
         query: ``(B, L, heads, head_dim)``; float32, float64, float16 or bfloat16, any strides.
         key: like query.
         value: like query.
         kernel_size: keys in a window.
-        dilation: distance of neighbouring keys in a window; ``kernel_size * dilation <= L``.
-        rpb: relative position bias ``(heads, 2 * kernel_size - 1)``; None for no bias.
+        stride: queries that share a window, at most ``kernel_size``.
+        dilation: distance of neighbouring keys in a window.
+        is_causal: whether keys after the query are absent.
         scale: factor of the dot products; None for ``head_dim ** -0.5``.
+        rpb: relative position bias ``(heads, 2 * kernel_size - 1)``; None for no bias.
+        padding: ``'shifted'``, ``'zeros'`` or ``'valid'``.
 
     Returns:
-        Contiguous ``(B, L, heads, head_dim)`` in the dtype of query.
+        Contiguous ``(B, L, heads, head_dim)`` in the dtype of query; with padding valid,
+        ``dilation * (kernel_size - 1)`` tokens fewer.
 
     Raises:
         TypeError: where an argument's type or dtype is wrong.
-        ValueError: where shapes, devices, kernel size and dilation do not fit together.
+        ValueError: where shapes, devices and window do not fit together.
     """
-    return _neighborhood_attention(1, query, key, value, kernel_size, dilation, rpb, scale)
+    return _neighborhood_attention(
+        1, query, key, value, kernel_size, stride, dilation, is_causal, scale, rpb, padding
+    )
 
 
 def na2d(
@@ -82,36 +165,104 @@ def na2d(
     key: Tensor,
     value: Tensor,
     kernel_size: int | Sequence[int],
-    *,
+    stride: int | Sequence[int] = 1,
     dilation: int | Sequence[int] = 1,
-    rpb: Tensor | None = None,
+    is_causal: bool | Sequence[bool] = False,
     scale: float | None = None,
+    rpb: Tensor | None = None,
+    padding: str = 'shifted',
 ) -> Tensor:
-    """Two-dimensional neighborhood attention (arXiv 2204.07143, dilated: arXiv 2209.15001).
+    """Two-dimensional neighborhood attention (arXiv 2204.07143; dilated: 2209.15001; strided: 2504.16922).
 
-    Every pixel attends to the ``kernel_size`` window of keys around it, on each axis ``dilation``
-    apart. At the borders the window is shifted inwards, so that every pixel has the same number of
-    keys. With ``kernel_size`` equal to the feature map and dilation 1 this is self attention.
-    Twice differentiable in query, key, value and rpb. Half precision is computed in float32; on
-    devices without a kernel, and in the second derivatives, the PyTorch reference computes.
+    Every pixel attends to the window of ``kernel_size`` keys around it, on each axis ``dilation``
+    apart. At the borders ``padding`` decides: ``'shifted'`` shifts the window inwards, so that every
+    pixel has the same number of keys, ``'zeros'`` fills it with zero keys that have zero values and
+    take part in the softmax (stand-alone self-attention), and ``'valid'`` gives an output only where
+    the whole window lies inside the feature map. With ``kernel_size`` equal to the feature map this is
+    self attention. natten_ops/windows.py has the exact definition, of strides and causal axes too.
+
+    What is compiled, and what the slower and memory-hungry PyTorch reference computes, is listed in
+    :func:`natten_ops.operator.covers`; in short, on the CPU everything without stride, causal axes and
+    padding zeros is compiled. Both compute half precision in float32. Results of the compiled operator
+    do not depend on the number of threads, nor do the gradients; those of the reference are
+    deterministic where torch's are, which on CUDA needs ``torch.use_deterministic_algorithms(True)``.
+
+    Under autocast, query, key and value are cast to autocast's dtype (float64 is left alone), while a
+    float32 rpb stays as it is. Differentiable to any order in query, key, value and rpb: derivatives
+    after the first, and those in forward mode, through the reference. torch.func's transforms work,
+    vmap without a loop unless rpb is mapped or gets a gradient; compiling a function that
+    differentiates with torch.func does not.
 
     Args:
         query: ``(B, H, W, heads, head_dim)``; float32, float64, float16 or bfloat16, any strides.
         key: like query.
         value: like query.
-        kernel_size: keys in a window on each axis, one int or ``(k_h, k_w)``.
-        dilation: distance of neighbouring keys in a window, one int or ``(d_h, d_w)``;
-            ``k_h * d_h <= H`` and ``k_w * d_w <= W``.
-        rpb: relative position bias ``(heads, 2 * k_h - 1, 2 * k_w - 1)``, added to the scaled dot
-            products; None for no bias.
+        kernel_size: keys in a window on each axis, odd or even, one int or ``(k_h, k_w)``.
+        stride: queries in a row that share the window of the one in their middle (on a causal axis: of the
+            last), one int or ``(s_h, s_w)``; at most ``kernel_size``, and 1 with padding valid.
+        dilation: distance of neighbouring keys in a window, one int or ``(d_h, d_w)``. Padding shifted
+            needs ``k_h * d_h <= H`` and ``k_w * d_w <= W``, padding valid ``(k_h - 1) * d_h < H`` and
+            so on.
+        is_causal: whether keys after the query are absent from its window, one bool or one per axis;
+            the window then ends at the query.
         scale: factor of the dot products; None for ``head_dim ** -0.5``.
+        rpb: relative position bias ``(heads, 2 * k_h - 1, 2 * k_w - 1)``, added to the scaled dot
+            products; None for no bias. Its entry ``key - query + k - 1`` of each axis belongs to a key.
+            It is defined for every combination of the other arguments, because a query is always in its
+            own window, and for zero keys too, whose logit is the bias alone. Causal axes use only the
+            first ``k`` entries.
+        padding: ``'shifted'``, ``'zeros'`` or ``'valid'``.
 
     Returns:
-        Contiguous ``(B, H, W, heads, head_dim)`` in the dtype of query. The result does not depend on
-        the number of threads.
+        Contiguous ``(B, H, W, heads, head_dim)`` in the dtype of query; with padding valid, each axis is
+        ``dilation * (kernel_size - 1)`` shorter.
 
     Raises:
         TypeError: where an argument's type or dtype is wrong.
-        ValueError: where shapes, devices, kernel size and dilation do not fit together.
+        ValueError: where shapes, devices and window do not fit together.
     """
-    return _neighborhood_attention(2, query, key, value, kernel_size, dilation, rpb, scale)
+    return _neighborhood_attention(
+        2, query, key, value, kernel_size, stride, dilation, is_causal, scale, rpb, padding
+    )
+
+
+def na3d(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] = 1,
+    dilation: int | Sequence[int] = 1,
+    is_causal: bool | Sequence[bool] = False,
+    scale: float | None = None,
+    rpb: Tensor | None = None,
+    padding: str = 'shifted',
+) -> Tensor:
+    """Three-dimensional neighborhood attention; all that :func:`na2d` says holds, with three axes.
+
+    Compiled only where an axis has kernel_size 1, as attention within each frame of a film has: that
+    axis then joins the batch.
+
+    Args:
+        query: ``(B, D, H, W, heads, head_dim)``; float32, float64, float16 or bfloat16, any strides.
+        key: like query.
+        value: like query.
+        kernel_size: keys in a window on each axis, one int or one per axis.
+        stride: queries that share a window, at most ``kernel_size``, one int or one per axis.
+        dilation: distance of neighbouring keys in a window, one int or one per axis.
+        is_causal: whether keys after the query are absent, one bool or one per axis.
+        scale: factor of the dot products; None for ``head_dim ** -0.5``.
+        rpb: relative position bias ``(heads, 2 * k_d - 1, 2 * k_h - 1, 2 * k_w - 1)``; None for no bias.
+        padding: ``'shifted'``, ``'zeros'`` or ``'valid'``.
+
+    Returns:
+        Contiguous ``(B, D, H, W, heads, head_dim)`` in the dtype of query; with padding valid, each axis is
+        ``dilation * (kernel_size - 1)`` shorter.
+
+    Raises:
+        TypeError: where an argument's type or dtype is wrong.
+        ValueError: where shapes, devices and window do not fit together.
+    """
+    return _neighborhood_attention(
+        3, query, key, value, kernel_size, stride, dilation, is_causal, scale, rpb, padding
+    )

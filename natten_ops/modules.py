@@ -10,7 +10,7 @@ from .functional import _neighborhood_attention
 
 
 class _NeighborhoodAttention(nn.Module):
-    """What the one- and two-dimensional modules share; ``rank`` is their number of axes."""
+    """What the modules share; ``rank`` is their number of axes."""
 
     rank: int
 
@@ -29,6 +29,8 @@ class _NeighborhoodAttention(nn.Module):
         super().__init__()
         if num_heads < 1 or dim < 1 or dim % num_heads:
             raise ValueError(f'dim must be a positive multiple of num_heads, got {dim} and {num_heads}')
+        if not 0 <= attn_drop <= 1:
+            raise ValueError(f'attn_drop must be a probability, 0 to 1, got {attn_drop}')
         self.num_heads = num_heads
         self.kernel_size = per_axis('kernel_size', kernel_size, self.rank)
         self.dilation = per_axis('dilation', dilation, self.rank)
@@ -45,10 +47,10 @@ class _NeighborhoodAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend; ``(B, *spatial, dim)`` to the same shape."""
-        if x.dim() != self.rank + 2:
+        if x.dim() != self.rank + 2 or x.shape[-1] != self.qkv.in_features:
             raise ValueError(
-                f'{type(self).__name__} needs a {self.rank + 2}-dimensional input'
-                f' (B, *spatial, dim), got shape {tuple(x.shape)}'
+                f'{type(self).__name__} needs a {self.rank + 2}-dimensional input (B, *spatial, dim)'
+                f' with dim {self.qkv.in_features}, got shape {tuple(x.shape)}; channels come last'
             )
         spatial = x.shape[1:-1]
         missing = [
@@ -67,10 +69,13 @@ class _NeighborhoodAttention(nn.Module):
             key,
             value,
             self.kernel_size,
-            self.dilation,
-            self.rpb,
-            self.scale,
-            self.attn_drop if self.training else 0.0,
+            stride=1,
+            dilation=self.dilation,
+            is_causal=False,
+            scale=self.scale,
+            rpb=self.rpb,
+            padding='shifted',
+            dropout=self.attn_drop if self.training else 0.0,
         ).flatten(-2)
         if any(missing):
             for axis, length in enumerate(spatial):
@@ -98,7 +103,7 @@ class NeighborhoodAttention2D(_NeighborhoodAttention):
     """Multi-head neighborhood attention over feature maps ``(B, H, W, dim)``.
 
     Inputs smaller than ``kernel_size * dilation`` are padded before the projections with zeros at the
-    right and bottom, and the output is cropped, as in the published NAT and DiNAT models; the padded
+    end of each axis, and the output is cropped, as in the published NAT and DiNAT models; the padded
     pixels take part in the attention. Parameters: ``qkv``, ``rpb``
     ``(num_heads, 2 * k_h - 1, 2 * k_w - 1)``, ``proj``.
 
@@ -116,7 +121,18 @@ class NeighborhoodAttention2D(_NeighborhoodAttention):
 
     Raises:
         ValueError: where ``dim`` is no multiple of ``num_heads``, kernel size or dilation are not
-            positive, or an input has another number of dimensions.
+            positive, ``attn_drop`` is no probability, or an input has another number of dimensions or of
+            channels.
     """
 
     rank = 2
+
+
+class NeighborhoodAttention3D(_NeighborhoodAttention):
+    """Multi-head neighborhood attention over films or volumes ``(B, D, H, W, dim)``.
+
+    Arguments as for :class:`NeighborhoodAttention2D`; ``rpb`` is ``(num_heads, 2 * k_d - 1, 2 * k_h -
+    1, 2 * k_w - 1)``. Compiled only where an axis has kernel_size 1, see :func:`natten_ops.na3d`.
+    """
+
+    rank = 3

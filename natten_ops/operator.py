@@ -1,19 +1,18 @@
-"""The compiled operators ``torch.ops.natten_ops.na_forward`` and ``na_backward``.
+"""The compiled operators ``torch.ops.natten_ops.na_forward`` and ``na_backward``, and what they cover.
 
 Loads the library, whose C++ side declares the schemas (csrc/registration.cpp), and attaches what is
-written in Python: shape rules for torch.compile, and autograd, so that callers of ``torch.ops`` get
-gradients as well as callers of :func:`natten_ops.na2d`.
+written in Python, one file each: shapes and operation counts, derivatives, autocast and vmap.
 """
 
 import functools
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .reference import neighborhood_attention_reference
+from . import autocast, derivatives, shapes
 
 
 def _load_library() -> bool:
@@ -34,76 +33,66 @@ def _load_library() -> bool:
     return True
 
 
-def _forward_shapes(query: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return query.new_empty(query.shape), query.new_empty(query.shape[:-1])
-
-
-def _backward_shapes(
-    grad_output: Tensor, query: Tensor, key: Tensor, value: Tensor, rpb: Tensor | None, *_: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grad_rpb = query.new_empty(0 if rpb is None else rpb.shape)
-    return *(query.new_empty(query.shape) for _ in range(3)), grad_rpb
-
-
-def _save_for_forward(ctx: Any, inputs: tuple, output: tuple) -> None:
-    query, key, value, rpb, ctx.kernel_size, ctx.dilation, ctx.scale = inputs
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(query, key, value, rpb, *output)
-
-
-def _differentiate_forward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple:
-    query, key, value, rpb, output, logsumexp = ctx.saved_tensors
-    grads = torch.ops.natten_ops.na_backward(
-        grad_output, query, key, value, rpb, output, logsumexp, ctx.kernel_size, ctx.dilation, ctx.scale
-    )  # fmt: skip
-    return *grads[:3], None if rpb is None else grads[3], None, None, None
-
-
-def _save_for_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
-    grad_output, query, key, value, rpb, _, _, ctx.kernel_size, ctx.dilation, ctx.scale = inputs
-    ctx.save_for_backward(grad_output, query, key, value, rpb)
-
-
-def _differentiate_backward(ctx: Any, *grad_grads: Tensor) -> tuple:
-    """Second derivatives, through the reference."""
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            'natten_ops computes first and second derivatives only; for third ones call'
-            ' natten_ops.reference.neighborhood_attention_reference'
-        )
-    saved = [None if t is None else t.detach().requires_grad_() for t in ctx.saved_tensors]
-    grad_output, *inputs = saved
-    wanted = [t for t in inputs if t is not None]
-    with torch.enable_grad():
-        output, _ = neighborhood_attention_reference(
-            *inputs[:3], ctx.kernel_size, ctx.dilation, inputs[3], ctx.scale
-        )
-        grads = torch.autograd.grad(output, wanted, grad_output, create_graph=True)
-        second = iter(torch.autograd.grad(grads, [grad_output, *wanted], grad_grads[: len(wanted)]))
-    # In the order of na_backward's arguments: the five tensors, then output, logsumexp and numbers.
-    return *(None if t is None else next(second) for t in saved), *(None,) * 5
-
-
 #: Whether the compiled library is there.
 HAS_LIBRARY = _load_library()
 
 if HAS_LIBRARY:
-    torch.library.register_fake('natten_ops::na_forward', _forward_shapes)
-    torch.library.register_fake('natten_ops::na_backward', _backward_shapes)
-    torch.library.register_autograd(
-        'natten_ops::na_forward', _differentiate_forward, setup_context=_save_for_forward
-    )
-    torch.library.register_autograd(
-        'natten_ops::na_backward', _differentiate_backward, setup_context=_save_for_backward
-    )
+    shapes.register()
+    derivatives.register()
+    _AUTOCAST_LIBRARY = torch.library.Library('natten_ops', 'IMPL')  # the rules live as long as it does
+    autocast.register(_AUTOCAST_LIBRARY)
 
 
-def covers(query: Tensor) -> bool:
-    """Whether a compiled kernel computes attention on this query's device."""
+def covers(
+    query: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    is_causal: Sequence[bool],
+    padding: str = 'shifted',
+    dropout: float = 0.0,
+) -> bool:
+    """Whether the compiled operator computes this; otherwise the PyTorch reference does.
+
+    It does where all of these hold:
+
+    - tensors on the CPU;
+    - one or two axes (``na3d`` gets there where an axis has kernel_size 1, which it makes part of the
+      batch);
+    - stride 1 and not causal, on every axis;
+    - padding shifted, or padding valid where ``kernel_size * dilation`` fits every axis (then it is the
+      shifted result, cropped);
+    - no dropout;
+    - a differentiation that the compiled operator has: not forward mode (torch.func.jvp, jacfwd,
+      hessian), and not torch.func's inside of torch.compile (see
+      :func:`natten_ops.derivatives.reaches`).
+
+    kernel_size, dilation, scale, rpb, dtype, head_dim, number of heads and tensors' strides do not matter.
+    An axis with kernel_size 1 counts as not causal and dilation 1, because its window is the token itself.
+
+    Args:
+        query: the query, for its device and lengths.
+        kernel_size: one per axis.
+        stride: one per axis.
+        dilation: one per axis.
+        is_causal: one per axis.
+        padding: one of :data:`natten_ops.windows.PADDINGS`.
+        dropout: probability of dropping an attention weight.
+    """
+    fits = all(k * d <= n for k, d, n in zip(kernel_size, dilation, query.shape[1:-2], strict=True))
+    if not (
+        HAS_LIBRARY
+        and len(kernel_size) <= 2
+        and all(s == 1 for s in stride)
+        and not any(is_causal)
+        and (padding == 'shifted' or (padding == 'valid' and fits))
+        and dropout == 0
+    ):
+        return False
     has_kernel = query.device.type in ('cpu', 'meta')
-    if HAS_LIBRARY and not has_kernel and not torch.compiler.is_compiling():
+    if not has_kernel and not torch.compiler.is_compiling():
         _warn_of_reference(query.device.type)
-    return HAS_LIBRARY and has_kernel
+    return has_kernel
 
 
 @functools.cache

@@ -1,63 +1,63 @@
-"""The definition of neighborhood attention in plain PyTorch.
+"""Neighborhood attention in plain PyTorch.
 
 Any rank, dtype and device, differentiable to any order. It gathers every window and so needs
-``prod(kernel_size)`` times the memory of key and value: it is what the kernels are tested against, and
-what runs where there is no kernel. Source: Hassani et al., Neighborhood Attention Transformer
-(arXiv 2204.07143, eq. 1-3) and Dilated Neighborhood Attention Transformer (arXiv 2209.15001, eq. 1-2).
+``prod(kernel_size)`` times the memory of key and value: it is what the kernels are tested against, and what
+runs where there is no kernel. The definition of a window is in windows.py.
 """
 
+import functools
+import operator
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def window_indices(
-    length: int, kernel_size: int, dilation: int, device: torch.device | None = None
-) -> tuple[Tensor, Tensor]:
-    """The window of every token of one axis.
-
-    Args:
-        length: tokens on the axis, at least ``kernel_size * dilation``.
-        kernel_size: keys in a window.
-        dilation: distance of neighbouring keys; tokens with equal index modulo dilation form a
-            sub-sequence, in which windows are centred and, at the borders, shifted inwards.
-        device: where to make the results.
-
-    Returns:
-        Two int64 tensors ``(length, kernel_size)``: the index of every key, and its entry
-        ``0 .. 2 * kernel_size - 2`` in the relative position bias.
-    """
-    token = torch.arange(length, device=device)
-    residue, position = token % dilation, token // dilation
-    count = (length - residue + dilation - 1) // dilation
-    start = torch.minimum((position - kernel_size // 2).clamp(min=0), count - kernel_size)
-    window = start[:, None] + torch.arange(kernel_size, device=device)
-    return window * dilation + residue[:, None], window - position[:, None] + kernel_size - 1
+from . import autocast
+from .arguments import HALF_DTYPES
+from .windows import Windows, axis_windows, valid_range
 
 
-def _gather_windows(tensor: Tensor, indices: Sequence[Tensor]) -> Tensor:
-    """``(B, *spatial, heads, head_dim)`` to ``(B, *spatial, heads, window, head_dim)``."""
-    rank = len(indices)
-    for axis, index in enumerate(indices):
-        dim = 1 + 2 * axis  # each axis before became two: token, offset in the window
-        tensor = tensor.index_select(dim, index.flatten()).unflatten(dim, index.shape)
-    tokens = [1 + 2 * axis for axis in range(rank)]
+def _gather_windows(tensor: Tensor, windows: Sequence[Windows]) -> Tensor:
+    """``(B, *spatial, heads, head_dim)`` to ``(B, *queries, heads, window, head_dim)``."""
+    rank = len(windows)
+    for axis, window in enumerate(windows):
+        dim = 1 + 2 * axis  # each axis before became two: query, offset in the window
+        if window.has_outside:
+            tensor = torch.cat((tensor, torch.zeros_like(tensor.narrow(dim, 0, 1))), dim)
+        tensor = tensor.index_select(dim, window.keys.flatten()).unflatten(dim, window.keys.shape)
+    queries = [1 + 2 * axis for axis in range(rank)]
     offsets = [2 + 2 * axis for axis in range(rank)]
-    tensor = tensor.permute(0, *tokens, 2 * rank + 1, *offsets, 2 * rank + 2)
+    tensor = tensor.permute(0, *queries, 2 * rank + 1, *offsets, 2 * rank + 2)
     return tensor.flatten(rank + 2, -2)
 
 
-def _gather_bias(rpb: Tensor, bias_indices: Sequence[Tensor]) -> Tensor:
-    """``(heads, 2 * kernel_size - 1, ...)`` to ``(*spatial, heads, window)``."""
-    rank = len(bias_indices)
-    per_axis = []
-    for axis, index in enumerate(bias_indices):
+def _spread(tables: Sequence[Tensor]) -> list[Tensor]:
+    """One ``(queries, kernel_size)`` per axis to tensors that broadcast to ``(*queries, *kernel_size)``."""
+    rank = len(tables)
+    spread = []
+    for axis, table in enumerate(tables):
         shape = [1] * (2 * rank)
-        shape[axis], shape[rank + axis] = index.shape
-        per_axis.append(index.view(shape))
-    return rpb[(slice(None), *per_axis)].flatten(rank + 1).movedim(0, -2)
+        shape[axis], shape[rank + axis] = table.shape
+        spread.append(table.view(shape))
+    return spread
+
+
+def _gather_bias(rpb: Tensor, windows: Sequence[Windows]) -> Tensor:
+    """``(heads, 2 * kernel_size - 1, ...)`` to ``(*queries, heads, window)``."""
+    indices = _spread([window.bias for window in windows])
+    return rpb[(slice(None), *indices)].flatten(len(windows) + 1).movedim(0, -2)
+
+
+def _absent(windows: Sequence[Windows]) -> Tensor | None:
+    """``(*queries, 1, window)``: the keys that are absent on an axis or more; None where none is."""
+    if all(window.absent is None for window in windows):
+        return None
+    tables = [
+        torch.zeros_like(window.keys, dtype=torch.bool) if window.absent is None else window.absent
+        for window in windows
+    ]
+    return functools.reduce(operator.or_, _spread(tables)).flatten(len(windows)).unsqueeze(-2)
 
 
 def neighborhood_attention_reference(
@@ -69,8 +69,14 @@ def neighborhood_attention_reference(
     rpb: Tensor | None,
     scale: float,
     dropout: float = 0.0,
+    *,
+    stride: Sequence[int] | None = None,
+    is_causal: Sequence[bool] | None = None,
+    padding: str = 'shifted',
 ) -> tuple[Tensor, Tensor]:
-    """Neighborhood attention of any rank.
+    """Neighborhood attention of any rank. The arguments are not checked.
+
+    Half precision is computed in float32, also under autocast.
 
     Args:
         query: ``(B, *spatial, heads, head_dim)``.
@@ -81,18 +87,38 @@ def neighborhood_attention_reference(
         rpb: relative position bias ``(heads, 2 * kernel_size - 1, ...)`` or None.
         scale: factor of the dot products; the bias is added after scaling.
         dropout: probability of dropping an attention weight.
+        stride: one per axis; None for 1.
+        is_causal: one per axis; None for False.
+        padding: one of :data:`natten_ops.windows.PADDINGS`.
 
     Returns:
-        The output, like query, and the log-sum-exp of every query's logits, ``(B, *spatial, heads)``.
+        The output, like query (with padding valid each axis is ``dilation * (kernel_size - 1)``
+        shorter), and the log-sum-exp of every query's logits, ``(B, *spatial, heads)``, in float32 for
+        half precision.
     """
+    rank = len(kernel_size)
+    stride = (1,) * rank if stride is None else stride
+    is_causal = (False,) * rank if is_causal is None else is_causal
+    spatial = query.shape[1:-2]
     windows = [
-        window_indices(length, k, d, query.device)
-        for length, k, d in zip(query.shape[1:-2], kernel_size, dilation, strict=True)
+        axis_windows(*axis, padding, query.device)
+        for axis in zip(spatial, kernel_size, stride, dilation, is_causal, strict=True)
     ]
-    indices = [index for index, _ in windows]
-    logits = torch.einsum('...c,...tc->...t', query * scale, _gather_windows(key, indices))
-    if rpb is not None:
-        logits = logits + _gather_bias(rpb, [bias_index for _, bias_index in windows])
-    weights = F.dropout(logits.softmax(-1), dropout)
-    output = torch.einsum('...t,...tc->...c', weights, _gather_windows(value, indices))
-    return output, logits.logsumexp(-1)
+    if padding == 'valid':
+        for axis, settings in enumerate(zip(spatial, kernel_size, dilation, is_causal, strict=True)):
+            query = query.narrow(1 + axis, *valid_range(*settings))
+    dtype = query.dtype
+    # Autocast would take the matrix products back to half precision.
+    with autocast.disabled(query.device.type):
+        if dtype in HALF_DTYPES:
+            query, key, value = query.float(), key.float(), value.float()
+            rpb = None if rpb is None else rpb.float()
+        logits = torch.einsum('...c,...tc->...t', query * scale, _gather_windows(key, windows))
+        if rpb is not None:
+            logits = logits + _gather_bias(rpb, windows)
+        absent = _absent(windows)
+        if absent is not None:
+            logits = logits.masked_fill(absent, float('-inf'))
+        weights = F.dropout(logits.softmax(-1), dropout)
+        output = torch.einsum('...t,...tc->...c', weights, _gather_windows(value, windows))
+        return output.to(dtype), logits.logsumexp(-1)

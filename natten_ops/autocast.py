@@ -1,0 +1,56 @@
+"""Autocast: query, key and value in autocast's dtype, as in torch's scaled_dot_product_attention.
+
+float64 is left alone. A float32 relative position bias stays float32, so that a bias that is a
+parameter loses nothing; one in half precision follows query.
+"""
+
+import contextlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .arguments import HALF_DTYPES
+
+_CAST = (torch.float32, *HALF_DTYPES)
+
+
+def disabled(device_type: str) -> contextlib.AbstractContextManager:
+    """A context without autocast, also for devices that have none."""
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return contextlib.nullcontext()
+
+
+def cast(
+    query: Tensor, key: Tensor, value: Tensor, rpb: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The tensors as autocast, where it is enabled for query's device, wants them."""
+    device_type = query.device.type
+    if not (torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)):
+        return query, key, value, rpb
+    dtype = torch.get_autocast_dtype(device_type)
+    if rpb is not None and rpb.dtype in HALF_DTYPES and query.dtype in _CAST:
+        rpb = rpb.to(dtype)
+    query, key, value = (t.to(dtype) if t.dtype in _CAST else t for t in (query, key, value))
+    return query, key, value, rpb
+
+
+def _forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rpb: Tensor | None,
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    tensors = cast(query, key, value, rpb)
+    with disabled(query.device.type):
+        return torch.ops.natten_ops.na_forward(*tensors, kernel_size, dilation, scale)
+
+
+def register(library: torch.library.Library) -> None:
+    """Attach the rule to the compiled forward; the backward gets what the forward saved, already cast."""
+    for key in ('AutocastCPU', 'AutocastCUDA'):
+        library.impl('na_forward', _forward, key)

@@ -1,0 +1,88 @@
+"""torch.vmap of the compiled operators: the mapped dimension joins the batch, or is looped over.
+
+The rules are given the operator to call, because under nested transforms of torch.func it is not the
+plain one.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_Results = tuple[tuple[Tensor, ...], tuple[int, ...]]
+
+
+def _mapped_first(tensors: Sequence[Tensor], dims: Sequence[int | None], batch_size: int) -> list[Tensor]:
+    """Every tensor with the mapped dimension in front, those that are not mapped expanded."""
+    return [
+        tensor.expand(batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+        for tensor, dim in zip(tensors, dims, strict=True)
+    ]
+
+
+def _fold(operator: Callable, tensors: Sequence[Tensor], batch_size: int) -> list[Tensor]:
+    """One call for all, with the mapped dimension, which is in front, as part of the batch."""
+    results = operator(*(tensor.flatten(0, 1) for tensor in tensors))
+    return [result.unflatten(0, (batch_size, result.shape[0] // batch_size)) for result in results]
+
+
+def _loop(operator: Callable, tensors: Sequence[Tensor], batch_size: int) -> list[Tensor]:
+    """One call for each entry of the mapped dimension, which is in front."""
+    results = [operator(*(tensor[index] for tensor in tensors)) for index in range(batch_size)]
+    return [torch.stack(result) for result in zip(*results, strict=True)]
+
+
+def vmap_forward(
+    forward: Callable,
+    info: Any,
+    in_dims: Sequence[Any],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rpb: Tensor | None,
+    *settings: Any,
+) -> _Results:
+    """The rule of na_forward, which ``forward`` calls."""
+    tensors = _mapped_first((query, key, value), in_dims[:3], info.batch_size)
+    if in_dims[3] is None:
+        results = _fold(lambda *args: forward(*args, rpb, *settings), tensors, info.batch_size)
+    else:
+        tensors.append(rpb.movedim(in_dims[3], 0).contiguous())
+        results = _loop(lambda *args: forward(*args, *settings), tensors, info.batch_size)
+    return tuple(results), (0, 0)
+
+
+def vmap_backward(
+    backward: Callable,
+    info: Any,
+    in_dims: Sequence[Any],
+    grad_output: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rpb: Tensor | None,
+    output: Tensor,
+    logsumexp: Tensor,
+    *settings: Any,
+) -> _Results:
+    """The rule of na_backward, which ``backward`` calls.
+
+    A loop where there is a bias, because its gradient is summed over the batch.
+    """
+    tensors = [grad_output, query, key, value, output, logsumexp]
+    tensors = _mapped_first(tensors, (*in_dims[:4], *in_dims[5:7]), info.batch_size)
+    # The kernel wants the log-sum-exp and the bias contiguous.
+    tensors[5] = tensors[5].contiguous()
+    if rpb is None:
+        results = _fold(
+            lambda *args: backward(*args[:4], None, *args[4:], *settings)[:3], tensors, info.batch_size
+        )
+        results.append(query.new_empty(info.batch_size, 0))
+    else:
+        tensors += _mapped_first([rpb], in_dims[4:5], info.batch_size)
+        tensors[6] = tensors[6].contiguous()
+        results = _loop(
+            lambda *args: backward(*args[:4], args[6], *args[4:6], *settings), tensors, info.batch_size
+        )
+    return tuple(results), (0, 0, 0, 0)

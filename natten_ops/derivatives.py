@@ -1,0 +1,139 @@
+"""Derivatives of the compiled operators: na_backward for the first, the reference for all after it.
+
+:func:`register` attaches them to the operators, but torch does so in a way that torch.func's transforms
+cannot enter. :func:`forward` and :func:`backward` are the operators for all uses.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad as forward_mode
+from torch import Tensor
+
+from .batching import vmap_backward, vmap_forward
+from .reference import neighborhood_attention_reference
+
+
+def _save_for_forward(ctx: Any, inputs: tuple, output: tuple) -> None:
+    query, key, value, rpb, ctx.kernel_size, ctx.dilation, ctx.scale = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(query, key, value, rpb, *output)
+
+
+def _differentiate_forward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple:
+    query, key, value, rpb, output, logsumexp = ctx.saved_tensors
+    grads = backward(
+        grad_output, query, key, value, rpb, output, logsumexp, ctx.kernel_size, ctx.dilation, ctx.scale
+    )  # fmt: skip
+    return *grads[:3], None if rpb is None else grads[3], None, None, None
+
+
+def _save_for_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
+    grad_output, query, key, value, rpb, _, _, ctx.kernel_size, ctx.dilation, ctx.scale = inputs
+    ctx.save_for_backward(grad_output, query, key, value, rpb)
+
+
+def _differentiate_backward(ctx: Any, *grad_grads: Tensor) -> tuple:
+    """Second derivatives, through the reference and so differentiable again."""
+    grad_output, query, key, value, rpb = ctx.saved_tensors
+    inputs = (query, key, value) if rpb is None else (query, key, value, rpb)
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, rpb: Tensor | None = None) -> Tensor:
+        return neighborhood_attention_reference(
+            query, key, value, ctx.kernel_size, ctx.dilation, rpb, ctx.scale
+        )[0]
+
+    def gradients(grad_output: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return torch.func.vjp(attend, *inputs)[1](grad_output)
+
+    second = torch.func.vjp(gradients, grad_output, *inputs)[1](grad_grads[: len(inputs)])
+    # In the order of na_backward's arguments: rpb, then output, logsumexp and numbers.
+    return *second, *((None,) if rpb is None else ()), *(None,) * 5
+
+
+class _Forward(torch.autograd.Function):
+    """na_forward, for torch.func."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+        return torch.ops.natten_ops.na_forward(*arguments)
+
+    setup_context = staticmethod(_save_for_forward)
+    backward = staticmethod(_differentiate_forward)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Sequence[Any], *arguments: Any) -> tuple:
+        return vmap_forward(forward, info, in_dims, *arguments)
+
+
+class _Backward(torch.autograd.Function):
+    """na_backward, for torch.func."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return torch.ops.natten_ops.na_backward(*arguments)
+
+    setup_context = staticmethod(_save_for_backward)
+    backward = staticmethod(_differentiate_backward)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Sequence[Any], *arguments: Any) -> tuple:
+        return vmap_backward(backward, info, in_dims, *arguments)
+
+
+def reaches() -> bool:
+    """Whether the operators' derivatives reach the differentiation under way; the reference's reach all.
+
+    Forward mode has no rule here, and torch would silently take its tangents for zero. Inside of
+    torch.compile, what torch.func needs for derivatives is out of sight.
+    """
+    if forward_mode._current_level >= 0:
+        return False
+    return not (torch.compiler.is_compiling() and _is_differentiated_by_torch_func())
+
+
+@torch.compiler.assume_constant_result  # the compiler guards the stack of transforms on its own
+def _is_differentiated_by_torch_func() -> bool:
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    return any(level.key() == torch._C._functorch.TransformType.Grad for level in stack)
+
+
+def _is_transformed() -> bool:
+    """Whether a torch.func transform is active that no compiler traces through."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rpb: Tensor | None,
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """na_forward, also under torch.func.
+
+    Returns:
+        Output and log-sum-exp.
+    """
+    call = _Forward.apply if _is_transformed() else torch.ops.natten_ops.na_forward
+    return call(query, key, value, rpb, kernel_size, dilation, scale)
+
+
+def backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """na_backward, also under torch.func."""
+    return (_Backward.apply if _is_transformed() else torch.ops.natten_ops.na_backward)(*arguments)
+
+
+def register() -> None:
+    """Attach derivatives and torch.vmap to the compiled operators."""
+    torch.library.register_autograd(
+        'natten_ops::na_forward', _differentiate_forward, setup_context=_save_for_forward
+    )
+    torch.library.register_autograd(
+        'natten_ops::na_backward', _differentiate_backward, setup_context=_save_for_backward
+    )
+    torch.library.register_vmap('natten_ops::na_forward', _Forward.vmap)
+    torch.library.register_vmap('natten_ops::na_backward', _Backward.vmap)

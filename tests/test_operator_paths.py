@@ -1,0 +1,92 @@
+"""Which computes, the compiled operator or the reference: as listed in natten_ops.operator.covers."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import natten_ops
+from natten_ops import na1d, na2d, na3d, operator
+
+FUNCTIONS = {1: na1d, 2: na2d, 3: na3d}
+
+
+class _Calls(TorchDispatchMode):
+    """Counts calls of the compiled forward."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function == torch.ops.natten_ops.na_forward.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ('rank', 'options', 'is_compiled'),
+    [
+        (1, dict(), True),
+        (2, dict(), True),
+        (2, dict(dilation=(3, 2), scale=0.1), True),
+        (2, dict(kernel_size=(4, 2)), True),
+        (2, dict(padding='valid'), True),
+        (2, dict(padding='valid', dilation=(4, 1)), False),  # kernel_size * dilation exceeds the axis
+        (2, dict(padding='zeros'), False),
+        (2, dict(stride=(1, 2)), False),
+        (2, dict(is_causal=(False, True)), False),
+        (2, dict(kernel_size=(3, 1), is_causal=(False, True)), True),
+        (2, dict(kernel_size=(1, 3), is_causal=(False, True)), False),
+        (2, dict(kernel_size=(1, 1), is_causal=True, padding='zeros', dilation=100), True),
+        (3, dict(), False),
+        (3, dict(kernel_size=(1, 3, 3)), True),
+        (3, dict(kernel_size=(3, 1, 3), is_causal=(False, True, False), padding='valid'), True),
+        (3, dict(kernel_size=(3, 3, 1), dilation=2), True),
+        (3, dict(kernel_size=(1, 3, 3), stride=(1, 2, 1)), False),
+        (3, dict(kernel_size=1), True),
+    ],
+)  # fmt: skip
+def test_covers(rank, options, is_compiled):
+    query = torch.randn(1, *(9, 8, 7)[:rank], 2, 4)
+    with _Calls() as calls:
+        FUNCTIONS[rank](query, query, query, **(dict(kernel_size=3) | options))
+    assert calls.count == is_compiled
+
+
+@pytest.mark.parametrize('settings', [dict(dilation=5), dict(is_causal=True), dict(padding='zeros')])
+def test_window_of_one_key_is_the_value(settings):
+    query, key, value = torch.randn(3, 1, 9, 8, 2, 4)
+    assert torch.equal(na2d(query, key, value, 1, **settings), value)
+
+
+def test_devices_without_kernel_use_the_reference_with_one_warning():
+    on_gpu = SimpleNamespace(device=torch.device('cuda'), shape=(1, 8, 8, 1, 4))
+    settings = ((3, 3), (1, 1), (1, 1), (False, False))
+    operator._warn_of_reference.cache_clear()
+    with pytest.warns(UserWarning, match='no kernel for cuda tensors') as warnings:
+        assert [operator.covers(on_gpu, *settings) for _ in range(2)] == [False, False]
+    assert len(warnings) == 1
+
+
+def test_without_library_the_reference_is_used_with_one_warning(tmp_path):
+    source = Path(natten_ops.__file__).parent
+    shutil.copytree(source, tmp_path / 'natten_ops', ignore=shutil.ignore_patterns('*.so', 'csrc'))
+    program = (
+        'import torch, natten_ops, natten_ops.operator\n'
+        'assert not natten_ops.operator.HAS_LIBRARY\n'
+        'q = torch.randn(1, 5, 5, 1, 4, requires_grad=True)\n'
+        'for _ in range(2): natten_ops.na2d(q, q, q, 3).sum().backward()\n'
+        'with torch.autocast("cpu", torch.bfloat16): natten_ops.na2d(q, q, q, 3, padding="valid")\n'
+        'print(natten_ops.__file__)\n'
+    )
+    environment = os.environ | dict(PYTHONPATH=str(tmp_path))
+    run = subprocess.run(
+        [sys.executable, '-c', program], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith(str(tmp_path))
+    assert run.stderr.count('falls back to its PyTorch reference') == 1

@@ -55,7 +55,9 @@ setup(
             extra_compile_args=[
                 '-O3',
                 '-g0',
-                '-fopenmp-simd',
+                '-ffp-contract=fast',
+                '-Wno-psabi',
+                '-Wno-maybe-uninitialized',
                 '-fvisibility=hidden',
                 f'-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}',
             ],

@@ -17,23 +17,31 @@ struct Problem {
   int64_t dilation[2];
   double scale;
 
-  int64_t window_size() const { return kernel_size[0] * kernel_size[1]; }
   // Entries of one head's relative position bias, (2 kernel_size[0] - 1, 2 kernel_size[1] - 1).
   int64_t bias_size() const { return (2 * kernel_size[0] - 1) * (2 * kernel_size[1] - 1); }
 };
 
+// The entry of a contiguous bias (heads, 2 kernel_size[0] - 1, 2 kernel_size[1] - 1) for a key that
+// lies so many positions after the query.
+inline int64_t bias_offset(const Problem& problem, int64_t head, int64_t offset0, int64_t offset1) {
+  const auto [k0, k1] = problem.kernel_size;
+  return head * problem.bias_size() + (offset0 + k0 - 1) * (2 * k1 - 1) + offset1 + k1 - 1;
+}
+
+enum class Dtype { kFloat32, kFloat64, kBFloat16, kFloat16 };
+
 // A tensor (batch, axis 0, axis 1, heads, head_dim); strides in elements.
-template <typename T>
-struct Strided {
-  T* data;
+struct TensorView {
+  void* data;
   int64_t batch_stride;
   int64_t axis_stride[2];
   int64_t head_stride;
   int64_t channel_stride;
 
-  T* at(int64_t batch, int64_t index0, int64_t index1, int64_t head) const {
-    return data + batch * batch_stride + index0 * axis_stride[0] + index1 * axis_stride[1] +
-           head * head_stride;
+  template <typename Element>
+  Element* at(int64_t batch, int64_t index0, int64_t index1, int64_t head) const {
+    return static_cast<Element*>(data) + batch * batch_stride + index0 * axis_stride[0] +
+           index1 * axis_stride[1] + head * head_stride;
   }
 };
 

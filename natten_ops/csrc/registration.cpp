@@ -6,22 +6,24 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
-#include <numeric>
 #include <optional>
+#include <string>
 #include <tuple>
 #include <vector>
 
-#include "cpu/neighborhood_attention.h"
+#include "cpu/calls.h"
 #include "problem.h"
 
 namespace {
 
+using natten_ops::Dtype;
 using natten_ops::Problem;
-using natten_ops::Strided;
+using natten_ops::TensorView;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-constexpr int64_t kGrain = 1;  // one unit, a row of windows, is work enough for a thread
+constexpr int64_t kGrain = 1;  // one unit, some rows of windows, is work enough for a thread
+constexpr double kLog2e = 1.4426950408889634;
 
 void check_like_query(const Tensor& tensor, const Tensor& query, const char* name) {
   STD_TORCH_CHECK(tensor.scalar_type() == query.scalar_type(), "natten_ops: ", name,
@@ -65,9 +67,32 @@ Problem make_problem(const Tensor& query, const std::vector<int64_t>& kernel_siz
   return problem;
 }
 
+Dtype dtype_of(const Tensor& query) {
+  switch (query.scalar_type()) {
+    case ScalarType::Float:
+      return Dtype::kFloat32;
+    case ScalarType::Double:
+      return Dtype::kFloat64;
+    case ScalarType::BFloat16:
+      return Dtype::kBFloat16;
+    case ScalarType::Half:
+      return Dtype::kFloat16;
+    default:
+      STD_TORCH_CHECK(false, "natten_ops: query must be float32, float64, bfloat16 or float16");
+  }
+}
+
+// Half precision is computed in float32.
+ScalarType compute_type(const Tensor& query) {
+  return query.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
 void check_rpb(const Tensor& rpb, const Tensor& query, const Problem& problem) {
-  STD_TORCH_CHECK(rpb.scalar_type() == query.scalar_type() && rpb.device() == query.device(),
-                  "natten_ops: rpb must have the dtype and device of query");
+  STD_TORCH_CHECK(
+      (rpb.scalar_type() == query.scalar_type() || rpb.scalar_type() == compute_type(query)) &&
+          rpb.device() == query.device(),
+      "natten_ops: rpb must have the dtype of query, or float32 where that is half"
+      " precision, and its device");
   const int64_t rank = query.dim() - 3;
   bool fits = rpb.dim() == 1 + rank && rpb.size(0) == problem.heads && rpb.is_contiguous();
   for (int64_t axis = 0; fits && axis < rank; ++axis) {
@@ -76,10 +101,9 @@ void check_rpb(const Tensor& rpb, const Tensor& query, const Problem& problem) {
   STD_TORCH_CHECK(fits, "natten_ops: rpb must be contiguous (heads, 2 * kernel_size - 1, ...)");
 }
 
-template <typename T>
-Strided<T> strided(const Tensor& tensor) {
+TensorView view_of(const Tensor& tensor) {
   const int64_t rank = tensor.dim() - 3;
-  return {static_cast<T*>(tensor.data_ptr()),
+  return {tensor.data_ptr(),
           tensor.stride(0),
           {rank == 2 ? tensor.stride(1) : 0, tensor.stride(rank)},
           tensor.stride(rank + 1),
@@ -97,17 +121,24 @@ std::vector<int64_t> sizes_of(const Tensor& tensor) {
   return sizes;
 }
 
-// Calls f<float>() or f<double>().
-template <typename F>
-void dispatch(const Tensor& query, F f) {
-  switch (query.scalar_type()) {
-    case ScalarType::Float:
-      return f(float{});
-    case ScalarType::Double:
-      return f(double{});
-    default:
-      STD_TORCH_CHECK(false, "natten_ops: the CPU operator computes in float32 and float64 only");
+// The bias as the kernels take it: in the compute type, times log2(e), with a vector's length more
+// behind it. None without a bias.
+std::optional<Tensor> kernel_bias(const std::optional<Tensor>& rpb, const Tensor& query) {
+  if (!rpb) return std::nullopt;
+  Tensor padded =
+      empty_like(*rpb, {rpb->numel() + natten_ops::cpu::kMaxLanes}, compute_type(query));
+  torch::stable::zero_(padded);
+  Tensor bias = torch::stable::narrow(padded, 0, 0, rpb->numel());
+  torch::stable::copy_(bias, torch::stable::view(*rpb, {rpb->numel()}));
+  const auto scale = [&](auto* numbers) {
+    for (int64_t i = 0; i < bias.numel(); ++i) numbers[i] *= kLog2e;
+  };
+  if (compute_type(query) == ScalarType::Double) {
+    scale(static_cast<double*>(bias.data_ptr()));
+  } else {
+    scale(static_cast<float*>(bias.data_ptr()));
   }
+  return bias;
 }
 
 std::tuple<Tensor, Tensor> forward_cpu(const Tensor& query, const Tensor& key, const Tensor& value,
@@ -122,17 +153,20 @@ std::tuple<Tensor, Tensor> forward_cpu(const Tensor& query, const Tensor& key, c
   std::vector<int64_t> sizes = sizes_of(query);
   Tensor output = empty_like(query, sizes);
   sizes.pop_back();
-  Tensor logsumexp = empty_like(query, sizes);
-  dispatch(query, [&](auto zero) {
-    using T = decltype(zero);
-    const natten_ops::cpu::ForwardTensors<T> tensors{
-        strided<const T>(query), strided<const T>(key),
-        strided<const T>(value), rpb ? static_cast<const T*>(rpb->data_ptr()) : nullptr,
-        strided<T>(output),      static_cast<T*>(logsumexp.data_ptr())};
-    torch::stable::parallel_for(0, natten_ops::cpu::forward_units(problem), kGrain,
-                                [&](int64_t begin, int64_t end) {
-                                  natten_ops::cpu::forward<T>(problem, tensors, begin, end);
-                                });
+  Tensor logsumexp = empty_like(query, sizes, compute_type(query));
+  const std::optional<Tensor> bias = kernel_bias(rpb, query);
+  const natten_ops::cpu::ForwardCall call{
+      problem,
+      natten_ops::cpu::make_forward_plan(problem, torch::stable::get_num_threads()),
+      dtype_of(query),
+      view_of(query),
+      view_of(key),
+      view_of(value),
+      view_of(output),
+      bias ? bias->data_ptr() : nullptr,
+      logsumexp.data_ptr()};
+  torch::stable::parallel_for(0, call.plan.units(problem), kGrain, [&](int64_t begin, int64_t end) {
+    natten_ops::cpu::forward(call, begin, end);
   });
   return {output, logsumexp};
 }
@@ -150,54 +184,49 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward_cpu(
   std::vector<int64_t> row_sizes = sizes_of(query);
   row_sizes.pop_back();
   STD_TORCH_CHECK(sizes_of(logsumexp) == row_sizes && logsumexp.is_contiguous() &&
-                      logsumexp.scalar_type() == query.scalar_type(),
+                      logsumexp.scalar_type() == compute_type(query),
                   "natten_ops: logsumexp must be the one returned by the forward");
 
   Tensor grad_query = empty_like(query, sizes_of(query));
   Tensor grad_key = empty_like(query, sizes_of(query));
   Tensor grad_value = empty_like(query, sizes_of(query));
-  Tensor delta = empty_like(query, row_sizes);
-  Tensor grad_rpb = empty_like(query, rpb ? sizes_of(*rpb) : std::vector<int64_t>{0});
-  const int64_t slabs = natten_ops::cpu::slabs(problem);
-  std::vector<double> grad_rpb_partial(rpb ? problem.heads * slabs * problem.bias_size() : 0);
-  dispatch(query, [&](auto zero) {
-    using T = decltype(zero);
-    const natten_ops::cpu::BackwardTensors<T> tensors{
-        strided<const T>(grad_output),
-        strided<const T>(query),
-        strided<const T>(key),
-        strided<const T>(value),
-        strided<const T>(output),
-        rpb ? static_cast<const T*>(rpb->data_ptr()) : nullptr,
-        static_cast<const T*>(logsumexp.data_ptr()),
-        static_cast<T*>(delta.data_ptr()),
-        strided<T>(grad_query),
-        strided<T>(grad_key),
-        strided<T>(grad_value),
-        rpb ? grad_rpb_partial.data() : nullptr};
-    torch::stable::parallel_for(0, natten_ops::cpu::backward_query_units(problem), kGrain,
-                                [&](int64_t begin, int64_t end) {
-                                  natten_ops::cpu::backward_query<T>(problem, tensors, begin, end);
-                                });
-    torch::stable::parallel_for(0, natten_ops::cpu::backward_key_units(problem), kGrain,
-                                [&](int64_t begin, int64_t end) {
-                                  natten_ops::cpu::backward_key<T>(problem, tensors, begin, end);
-                                });
-    if (rpb) {
-      T* out = static_cast<T*>(grad_rpb.data_ptr());
-      for (int64_t head = 0; head < problem.heads; ++head) {
-        for (int64_t entry = 0; entry < problem.bias_size(); ++entry) {
-          double sum = 0;
-          for (int64_t slab = 0; slab < slabs; ++slab) {
-            sum += grad_rpb_partial[(head * slabs + slab) * problem.bias_size() + entry];
-          }
-          out[head * problem.bias_size() + entry] = static_cast<T>(sum);
-        }
-      }
-    }
+  const auto plan = natten_ops::cpu::make_backward_plan(problem, torch::stable::get_num_threads());
+  // Every slab's own sum of the bias' gradient; added in the order of the slabs.
+  const int64_t partial_size =
+      problem.batch * problem.heads * plan.head_slabs(problem) * problem.bias_size();
+  Tensor partial = empty_like(query, {rpb ? partial_size : 0}, compute_type(query));
+  const std::optional<Tensor> bias = kernel_bias(rpb, query);
+  const natten_ops::cpu::BackwardCall call{problem,
+                                           plan,
+                                           dtype_of(query),
+                                           view_of(grad_output),
+                                           view_of(query),
+                                           view_of(key),
+                                           view_of(value),
+                                           bias ? bias->data_ptr() : nullptr,
+                                           logsumexp.data_ptr(),
+                                           view_of(grad_query),
+                                           view_of(grad_key),
+                                           view_of(grad_value),
+                                           rpb ? partial.data_ptr() : nullptr};
+  torch::stable::parallel_for(0, plan.units(problem), kGrain, [&](int64_t begin, int64_t end) {
+    natten_ops::cpu::backward(call, begin, end);
   });
+  if (!rpb) return {grad_query, grad_key, grad_value, empty_like(query, {0})};
+
+  Tensor grad_bias = empty_like(query, sizes_of(*rpb), compute_type(query));
+  if (compute_type(query) == ScalarType::Double) {
+    natten_ops::cpu::sum_grad_bias<double>(call, static_cast<double*>(grad_bias.data_ptr()));
+  } else {
+    natten_ops::cpu::sum_grad_bias<float>(call, static_cast<float*>(grad_bias.data_ptr()));
+  }
+  Tensor grad_rpb = empty_like(query, sizes_of(*rpb), rpb->scalar_type());
+  torch::stable::copy_(grad_rpb, grad_bias);
   return {grad_query, grad_key, grad_value, grad_rpb};
 }
+
+// The instruction set in use, named as torch.backends.cpu.get_cpu_capability names it.
+std::string cpu_capability() { return natten_ops::cpu::kernels().name; }
 
 }  // namespace
 
@@ -210,6 +239,11 @@ STABLE_TORCH_LIBRARY_FRAGMENT(natten_ops, m) {
       "na_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value, Tensor? rpb, "
       "Tensor output, Tensor logsumexp, int[] kernel_size, int[] dilation, float scale) -> "
       "(Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_rpb)");
+  m.def("cpu_capability() -> str");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(natten_ops, CompositeExplicitAutograd, m) {
+  m.impl("cpu_capability", TORCH_BOX(&cpu_capability));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(natten_ops, CPU, m) {

@@ -1,0 +1,51 @@
+#if defined(__x86_64__)
+// The CPU kernels for AVX2 with FMA.
+#include <immintrin.h>
+
+#include <cmath>
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "../window.h"
+#include "calls.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c")
+#endif
+
+#define NATTEN_OPS_X86
+namespace natten_ops::cpu {
+namespace {
+
+constexpr int64_t kVectorBytes = 32;
+constexpr int64_t kNarrowBytes = 32;
+// 16 registers: 3 * 4 + 3 + 1 are in use.
+constexpr int kRows = 3;
+constexpr int kSteps = 4;
+constexpr int kChannels = 4;
+
+// clang-format off: each needs those before
+#include "lanes.h"
+#include "transpose.h"
+#include "products.h"
+#include "forward.h"
+#include "backward.h"
+// clang-format on
+
+}  // namespace
+
+const Kernels kAvx2Kernels = {"AVX2",          kVectorBytes, kNarrowBytes,     false,
+                              forward_scratch, forward,      backward_scratch, backward};
+
+}  // namespace natten_ops::cpu
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif

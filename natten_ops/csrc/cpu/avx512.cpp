@@ -1,0 +1,54 @@
+#if defined(__x86_64__)
+// The CPU kernels for AVX-512.
+#include <immintrin.h>
+
+#include <cmath>
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "../window.h"
+#include "calls.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(                                                    \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \
+    apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
+#endif
+
+#define NATTEN_OPS_X86
+#define NATTEN_OPS_AVX512
+namespace natten_ops::cpu {
+namespace {
+
+constexpr int64_t kVectorBytes = 64;
+constexpr int64_t kNarrowBytes = 32;
+// 32 registers: 4 * 5 + 4 + 1 and 4 * 4 + 4 + 1 are in use.
+constexpr int kRows = 4;
+constexpr int kSteps = 5;
+constexpr int kChannels = 4;
+
+// clang-format off: each needs those before
+#include "lanes.h"
+#include "transpose.h"
+#include "products.h"
+#include "forward.h"
+#include "backward.h"
+// clang-format on
+
+}  // namespace
+
+const Kernels kAvx512Kernels = {"AVX512",        kVectorBytes, kNarrowBytes,     true,
+                                forward_scratch, forward,      backward_scratch, backward};
+
+}  // namespace natten_ops::cpu
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif

@@ -1,0 +1,33 @@
+// The CPU kernels for every processor: vectors of 16 bytes, which SSE2 and NEON have.
+#include <cmath>
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "../window.h"
+#include "calls.h"
+
+namespace natten_ops::cpu {
+namespace {
+
+constexpr int64_t kVectorBytes = 16;
+constexpr int64_t kNarrowBytes = 16;
+// 16 registers: 3 * 4 + 3 + 1 are in use.
+constexpr int kRows = 3;
+constexpr int kSteps = 4;
+constexpr int kChannels = 4;
+
+// clang-format off: each needs those before
+#include "lanes.h"
+#include "transpose.h"
+#include "products.h"
+#include "forward.h"
+#include "backward.h"
+// clang-format on
+
+}  // namespace
+
+const Kernels kDefaultKernels = {"DEFAULT",       kVectorBytes, kNarrowBytes,     false,
+                                 forward_scratch, forward,      backward_scratch, backward};
+
+}  // namespace natten_ops::cpu

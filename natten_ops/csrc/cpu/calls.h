@@ -1,0 +1,68 @@
+// What the CPU kernels are called with, and the kernels there are: one set per instruction set.
+//
+// Work units are computed by several threads on disjoint ranges. No two units write the same
+// memory, and the order of additions into a result does not depend on how the units are spread over
+// threads: results are the same for any thread count.
+#pragma once
+
+#include <cstdint>
+
+#include "../problem.h"
+#include "plan.h"
+
+namespace natten_ops::cpu {
+
+// Computed in double for float64, else in float: "compute type" below.
+struct ForwardCall {
+  Problem problem;
+  Plan plan;
+  Dtype dtype;
+  TensorView query, key, value, output;
+  const void* bias;  // compute type, contiguous (heads, bias_size), times log2(e); or null
+  void* logsumexp;   // compute type, contiguous (batch, axis 0, axis 1, heads)
+};
+
+struct BackwardCall {
+  Problem problem;
+  Plan plan;
+  Dtype dtype;
+  TensorView grad_output, query, key, value;
+  const void* bias;       // as in the forward
+  const void* logsumexp;  // as in the forward
+  TensorView grad_query, grad_key, grad_value;
+  void* grad_bias;  // compute type, contiguous (slabs, bias_size): each slab's sum, or null
+};
+
+// Kernels compute one run at a time, in zeroed scratch memory that runs of the same columns share;
+// `next` is the run that follows, or null.
+struct Kernels {
+  const char* name;      // as torch names the capability
+  int64_t wide, narrow;  // bytes of the vectors
+  bool permutes;         // whether vectors of floats can be permuted
+  int64_t (*forward_scratch)(const ForwardCall& call, const Columns& columns);  // bytes
+  void (*forward)(const ForwardCall& call, const Run& run, const Run* next, const Columns& columns,
+                  void* scratch);
+  int64_t (*backward_scratch)(const BackwardCall& call, const Columns& columns);
+  void (*backward)(const BackwardCall& call, const Run& run, const Run* next,
+                   const Columns& columns, void* scratch);
+};
+
+extern const Kernels kDefaultKernels;
+#if defined(__x86_64__)
+extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx512Kernels;
+#endif
+
+// The best set that this processor runs; the environment variable ATEN_CPU_CAPABILITY (default,
+// avx2, avx512), read once, lowers it as it does torch's own kernels.
+const Kernels& kernels();
+
+// The work units [begin, end) of the call's plan.
+void forward(const ForwardCall& call, int64_t begin, int64_t end);
+void backward(const BackwardCall& call, int64_t begin, int64_t end);
+
+// After all units: sums call.grad_bias over slabs and batch, (heads, bias_size).
+template <typename T>
+void sum_grad_bias(const BackwardCall& call, T* grad_bias);
+
+}  // namespace natten_ops::cpu

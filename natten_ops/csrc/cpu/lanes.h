@@ -1,0 +1,138 @@
+// Vectors, one query or key a lane, in the vector extension that GCC and Clang share.
+//
+// Included by one source file per instruction set, inside its namespace and target pragma: nothing
+// here may have external linkage, or a processor could be given another one's instructions.
+// NATTEN_OPS_X86 and NATTEN_OPS_AVX512 say that intrinsics of AVX2 with F16C, and of AVX-512, are
+// there: for the few things that the compilers do not find themselves.
+
+#define NATTEN_OPS_INLINE inline __attribute__((always_inline))
+// Before a loop over an array of vectors: only when unrolled do they stay in registers.
+#define NATTEN_OPS_UNROLL _Pragma("GCC unroll 16")
+
+template <typename T, int kLanes>
+struct LanesOf {
+  typedef T Type __attribute__((vector_size(kLanes * sizeof(T))));
+};
+template <typename T, int kLanes>
+using Lanes = typename LanesOf<T, kLanes>::Type;
+
+// Integers as wide as T.
+template <typename T>
+struct IntegerOf;
+template <>
+struct IntegerOf<float> {
+  using Type = int32_t;
+};
+template <>
+struct IntegerOf<double> {
+  using Type = int64_t;
+};
+template <typename T>
+using Integer = typename IntegerOf<T>::Type;
+
+template <typename V>
+NATTEN_OPS_INLINE V load(const void* from) {
+  V lanes;
+  __builtin_memcpy(&lanes, from, sizeof(V));
+  return lanes;
+}
+
+template <typename V>
+NATTEN_OPS_INLINE void store(void* to, V lanes) {
+  __builtin_memcpy(to, &lanes, sizeof(V));
+}
+
+// Keeps a vector in a register: compilers would rather read memory again for every use.
+template <typename V>
+NATTEN_OPS_INLINE V pinned(V lanes) {
+#if defined(NATTEN_OPS_AVX512)
+  __asm__("" : "+v"(lanes));
+#elif defined(__x86_64__)
+  __asm__("" : "+x"(lanes));
+#elif defined(__aarch64__)
+  __asm__("" : "+w"(lanes));
+#endif
+  return lanes;
+}
+
+// The lanes of `lanes` where `mask` has all bits set, else zero (not even NaN).
+template <typename V, typename M>
+NATTEN_OPS_INLINE V keep(V lanes, M mask) {
+  return (V)((M)lanes & mask);
+}
+
+template <typename V>
+NATTEN_OPS_INLINE V maximum(V a, V b) {
+  return a > b ? a : b;
+}
+
+// 2^x for x <= 0 with relative error below 2e-7 (double: libm's); 0 below 2^-126; NaN stays NaN.
+template <int kLanes>
+NATTEN_OPS_INLINE Lanes<float, kLanes> exp2_of(Lanes<float, kLanes> x) {
+  using V = Lanes<float, kLanes>;
+  using I = Lanes<int32_t, kLanes>;
+  const V lowest = V{} - 127.0f;
+  x = x < lowest ? lowest : x;
+  // Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits.
+  const V shifted = x + 12582912.0f;
+  const V fraction = x - (shifted - 12582912.0f);
+  // Minimax polynomial of 2^f on [-1/2, 1/2].
+  V power = V{} + 0.0013276472454890609f;
+  power = power * fraction + 0.009675540961325169f;
+  power = power * fraction + 0.05550713092088699f;
+  power = power * fraction + 0.24022120237350464f;
+  power = power * fraction + 0.6931469440460205f;
+  power = power * fraction + 1.0f;
+  // For -127 the exponent's bits are all zero, which is the number 0.
+  return power * (V)(((I)shifted << 23) + 0x3f800000);
+}
+
+template <int kLanes>
+NATTEN_OPS_INLINE Lanes<double, kLanes> exp2_of(Lanes<double, kLanes> x) {
+  for (int lane = 0; lane < kLanes; ++lane) x[lane] = __builtin_exp2(x[lane]);
+  return x;
+}
+
+// log2(x) for x >= 1, to float's (double: libm's) precision; NaN and infinity stay.
+template <int kLanes>
+NATTEN_OPS_INLINE Lanes<float, kLanes> log2_of(Lanes<float, kLanes> x) {
+  using V = Lanes<float, kLanes>;
+  using I = Lanes<int32_t, kLanes>;
+  const I bits = (I)x;
+  // x = 2^exponent * mantissa, mantissa in [1, 2); a first guess, then Newton's method.
+  const V exponent = __builtin_convertvector((bits >> 23) - 127, V);
+  const V mantissa = (V)((bits & 0x007fffff) | 0x3f800000);
+  V guess = mantissa - 1.0f;
+  for (int step = 0; step < 3; ++step) {
+    guess += (mantissa * exp2_of<kLanes>(-guess) - 1.0f) * 1.44269504f;
+  }
+  const I finite = (bits & 0x7fffffff) < 0x7f800000;
+  return finite ? exponent + guess : x;
+}
+
+template <int kLanes>
+NATTEN_OPS_INLINE Lanes<double, kLanes> log2_of(Lanes<double, kLanes> x) {
+  for (int lane = 0; lane < kLanes; ++lane) x[lane] = __builtin_log2(x[lane]);
+  return x;
+}
+
+// Lane l of the result is lane source[l] of `first`, or of `first` and `second` behind one another.
+#ifdef NATTEN_OPS_AVX512
+constexpr bool kPermutes = true;
+NATTEN_OPS_INLINE Lanes<float, 16> permuted(Lanes<float, 16> first, Lanes<int32_t, 16> source) {
+  return _mm512_permutexvar_ps((__m512i)source, first);
+}
+NATTEN_OPS_INLINE Lanes<float, 8> permuted(Lanes<float, 8> first, Lanes<int32_t, 8> source) {
+  return _mm256_permutexvar_ps((__m256i)source, first);
+}
+NATTEN_OPS_INLINE Lanes<float, 16> permuted(Lanes<float, 16> first, Lanes<float, 16> second,
+                                            Lanes<int32_t, 16> source) {
+  return _mm512_permutex2var_ps(first, (__m512i)source, second);
+}
+NATTEN_OPS_INLINE Lanes<float, 8> permuted(Lanes<float, 8> first, Lanes<float, 8> second,
+                                           Lanes<int32_t, 8> source) {
+  return _mm256_permutex2var_ps(first, (__m256i)source, second);
+}
+#else
+constexpr bool kPermutes = false;
+#endif

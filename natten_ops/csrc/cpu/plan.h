@@ -1,0 +1,119 @@
+// How a problem is cut into work units, and the columns of a unit into tiles.
+//
+// A row is one index of axis 0; with dilation, rows with equal index mod dilation[0] (one residue)
+// form a sub-sequence. A unit is a chunk of consecutive rows of a sub-sequence, of one batch entry,
+// one head and one block of columns. Heads come first in the order of units: the heads of a token
+// lie side by side in memory. All of this is compiled for every processor; kernels see declarations
+// only.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "../problem.h"
+
+namespace natten_ops::cpu {
+
+// Chunks depend on the number of threads; slabs, of which they are made, do not: each has its own
+// sum of the bias' gradient.
+struct Plan {
+  int64_t block_columns;
+  int64_t column_blocks;
+  int64_t slab_rows;
+  int64_t slabs;   // of a sub-sequence
+  int64_t chunks;  // of a sub-sequence
+
+  int64_t units(const Problem& problem) const {
+    return problem.batch * problem.dilation[0] * chunks * column_blocks * problem.heads;
+  }
+  // Slabs of one head of one batch entry.
+  int64_t head_slabs(const Problem& problem) const {
+    return column_blocks * problem.dilation[0] * slabs;
+  }
+};
+
+Plan make_forward_plan(const Problem& problem, int64_t threads);
+Plan make_backward_plan(const Problem& problem, int64_t threads);
+
+// What a work unit computes.
+struct Run {
+  int64_t batch, head, column_block;
+  int64_t residue;                       // of axis 0
+  int64_t count;                         // rows of the sub-sequence
+  int64_t begin_position, end_position;  // rows of the run; none where the sub-sequence is short
+  int64_t first_slab, end_slab;          // numbered over the whole problem
+};
+
+Run make_run(const Problem& problem, const Plan& plan, int64_t unit);
+
+constexpr int kMaxLanes = 16;
+
+// How a vector of a tile's partners is had from a row of them.
+enum class Access {
+  kPlain,      // the lanes' partners are neighbours like the lanes themselves
+  kMasked,     // likewise, but some lanes have no partner at some of the tile's offsets
+  kPermuted,   // the partners lie within one vector, in another order
+  kPermuted2,  // within two neighbouring vectors
+};
+
+// Neighbouring columns that are computed together, one a lane. A lane's partners (the keys of a
+// query, or the queries of a key) lie dilation * offset columns away, for the offsets from low to
+// high of the lane.
+//
+// A tile goes through `steps` steps. Plain and masked tiles: step t is offset low + t of all lanes;
+// masked ones go through every lane's offsets and mask those out of a lane's range. Permuted tiles
+// (of queries, where all lanes have kernel_size offsets): step t is the t-th offset of each lane.
+// Unused lanes of a masked tile have an empty range; those of a permuted one repeat the first lane.
+struct ColumnTile {
+  int64_t begin;  // first column
+  int64_t count;  // columns, at most lanes
+  int64_t lanes;  // width of the vectors
+  Access access;
+  int64_t partner;          // first column of the vectors of partners at step 0
+  int64_t lowest, highest;  // least and greatest low of any used lane
+  int64_t steps;
+  bool owned;  // the columns belong to the block; others are computed for its sake
+  int64_t low[kMaxLanes], high[kMaxLanes];
+  int32_t source[kMaxLanes];  // permuted: where a lane's partner is in the vectors
+};
+
+// Lanes of the vectors: tiles are wide, and narrow where that wastes less; and whether vectors can
+// be permuted.
+struct VectorSizes {
+  int64_t wide, narrow;
+  bool permutes;
+};
+
+struct TileList {
+  const ColumnTile* tiles;
+  int64_t count;
+};
+
+// The columns that a block of columns [begin, end) is concerned with.
+class Columns {
+ public:
+  int64_t begin, end;
+  int64_t query_begin, query_end;  // backward: the queries that attend to the block's keys
+  int64_t key_begin, key_end;      // the keys of those queries
+  int64_t max_steps;               // of all tiles
+
+  Columns(const Problem& problem, const Plan& plan, int64_t column_block, bool backward,
+          const VectorSizes& vectors);
+
+  TileList query_tiles() const;
+  TileList key_tiles() const;  // backward: of the block's own columns
+
+  // Row buffers hold the columns from key_begin - kPadding, as far as vectors reach beyond the
+  // keys.
+  static constexpr int64_t kPadding = 16;
+  int64_t pitch() const;  // columns of a row buffer
+  int64_t max_masks() const { return max_steps < kMaxLanes ? kMaxLanes : max_steps; }
+
+ private:
+  std::vector<ColumnTile> query_tiles_, key_tiles_;
+};
+
+// Memory of the calling thread, 64-byte aligned, kept for the next call where it is not large.
+void* thread_scratch(int64_t bytes);
+
+}  // namespace natten_ops::cpu

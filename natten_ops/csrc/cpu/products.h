@@ -1,0 +1,294 @@
+// The two loops that all the multiply-adds are in. Both share every vector they load of a row of
+// partners (keys or values for queries, queries or output gradients for keys) among several rows;
+// a partner's vector is at an unaligned address, and loading it is what would bound the loop.
+//
+// A row of partners is (channels, pitch); the vectors of a tile's partners at step t are found
+// t * step columns after those at step 0. The instruction set says how many rows, steps and
+// channels fit its registers together: kRows * kSteps + kRows + 1 and kRows * kChannels + kRows + 1
+// vectors, and two more where vectors are permuted.
+
+// One row of partners, and which of up to kRows rows of a tile it concerns: `rows` from `first` on.
+// Places are relative to the arrays given beside it.
+struct Partner {
+  int64_t lanes;  // channel 0 of the first vector of partners
+  int64_t first, rows;
+  int64_t weights[kRows];  // of each concerned row: its weights for (or products with) the partners
+  int64_t bias[kRows];     // of each concerned row: its bias for them
+};
+
+template <typename T>
+struct Partners {
+  const Partner* partner;
+  int64_t count;
+  int64_t pitch, step, channels, steps;
+  Access access;
+  const Integer<T>* masks;     // of make_masks
+  const int32_t* source;       // permuted: where a lane's partner is in the vectors
+  const int32_t* bias_source;  // permuted: where a lane's bias is in the vector of biases
+};
+
+// The vector of a tile's partners that starts at `from`. Masked lanes are read like others.
+template <typename V, Access kAccess, typename S, typename T>
+NATTEN_OPS_INLINE V load_partners(const T* from, S source) {
+  if constexpr (kAccess == Access::kPermuted && kPermutes) {
+    return permuted(load<V>(from), source);
+  } else if constexpr (kAccess == Access::kPermuted2 && kPermutes) {
+    return permuted(load<V>(from), load<V>(from + sizeof(V) / sizeof(T)), source);
+  } else {
+    return load<V>(from);
+  }
+}
+
+constexpr bool is_permuted(Access access) {
+  return access == Access::kPermuted || access == Access::kPermuted2;
+}
+
+// Calls f with the access as a constant; only what the instruction set has.
+template <typename T, typename F>
+NATTEN_OPS_INLINE void with_access(Access access, F f) {
+  if constexpr (kPermutes && __is_same(T, float)) {
+    if (access == Access::kPermuted) {
+      return f(std::integral_constant<Access, Access::kPermuted>{});
+    }
+    if (access == Access::kPermuted2) {
+      return f(std::integral_constant<Access, Access::kPermuted2>{});
+    }
+  }
+  if (access == Access::kMasked) return f(std::integral_constant<Access, Access::kMasked>{});
+  return f(std::integral_constant<Access, Access::kPlain>{});
+}
+
+// out[row][t] = bias[row][t] + sum over channels of own[row][channel] * partner[channel][t]
+template <typename V, Access kAccess, int kRowCount, int kStepCount, typename T>
+NATTEN_OPS_INLINE void dot_block(const Partner& partner, const Partners<T>& partners, int64_t first,
+                                 const T* own, int64_t own_row, int64_t own_pitch, const T* other,
+                                 const T* bias, T* out) {
+  constexpr int kLanes = sizeof(V) / sizeof(T);
+  using S = Lanes<int32_t, kLanes>;
+  S source = {}, bias_source = {};
+  if constexpr (is_permuted(kAccess)) {
+    source = load<S>(partners.source);
+    bias_source = load<S>(partners.bias_source);
+  }
+  V sum[kRowCount][kStepCount];
+  NATTEN_OPS_UNROLL
+  for (int row = 0; row < kRowCount; ++row) {
+    NATTEN_OPS_UNROLL
+    for (int t = 0; t < kStepCount; ++t) {
+      if (!bias) {
+        sum[row][t] = V{};
+      } else if constexpr (is_permuted(kAccess)) {
+        sum[row][t] =
+            load_partners<V, Access::kPermuted>(bias + partner.bias[row] + first + t, bias_source);
+      } else {
+        sum[row][t] = V{} + bias[partner.bias[row] + first + t];
+      }
+    }
+  }
+  other += partner.lanes + first * partners.step;
+  own += partner.first * own_row;
+  for (int64_t channel = 0; channel < partners.channels; ++channel) {
+    V own_lanes[kRowCount];
+    NATTEN_OPS_UNROLL
+    for (int row = 0; row < kRowCount; ++row) own_lanes[row] = pinned(load<V>(own + row * own_row));
+    NATTEN_OPS_UNROLL
+    for (int t = 0; t < kStepCount; ++t) {
+      const V other_lanes = pinned(load_partners<V, kAccess>(other + t * partners.step, source));
+      NATTEN_OPS_UNROLL
+      for (int row = 0; row < kRowCount; ++row) sum[row][t] += own_lanes[row] * other_lanes;
+    }
+    own += own_pitch;
+    other += partners.pitch;
+  }
+  NATTEN_OPS_UNROLL
+  for (int row = 0; row < kRowCount; ++row) {
+    NATTEN_OPS_UNROLL
+    for (int t = 0; t < kStepCount; ++t) {
+      store(out + partner.weights[row] + (first + t) * kLanes, sum[row][t]);
+    }
+  }
+}
+
+template <typename V, Access kAccess, int kRowCount, typename T>
+NATTEN_OPS_INLINE void dot_rows(const Partner& partner, const Partners<T>& partners, const T* own,
+                                int64_t own_row, int64_t own_pitch, const T* other, const T* bias,
+                                T* out) {
+  int64_t blocks = (partners.steps + kSteps - 1) / kSteps;
+  for (int64_t first = 0; first < partners.steps; --blocks) {
+    const int64_t count = (partners.steps - first + blocks - 1) / blocks;  // of about one size
+#define NATTEN_OPS_CASE(N)                                                                   \
+  case N:                                                                                    \
+    if constexpr (N <= kSteps) {                                                             \
+      dot_block<V, kAccess, kRowCount, N>(partner, partners, first, own, own_row, own_pitch, \
+                                          other, bias, out);                                 \
+    }                                                                                        \
+    break;
+    switch (count) {
+      NATTEN_OPS_CASE(1)
+      NATTEN_OPS_CASE(2)
+      NATTEN_OPS_CASE(3)
+      NATTEN_OPS_CASE(4)
+      NATTEN_OPS_CASE(5)
+      NATTEN_OPS_CASE(6)
+      NATTEN_OPS_CASE(7)
+    }
+#undef NATTEN_OPS_CASE
+    first += count;
+  }
+}
+
+// The products of a tile's rows, `own` (rows, channels, ...), with all of their partners; bias may
+// be null.
+template <typename V, Access kAccess, typename T>
+__attribute__((noinline)) void dot_all(const Partners<T>& partners, const T* own, int64_t own_row,
+                                       int64_t own_pitch, const T* other, const T* bias, T* out) {
+  for (int64_t i = 0; i < partners.count; ++i) {
+    const Partner& partner = partners.partner[i];
+#define NATTEN_OPS_CASE(N)                                                                   \
+  case N:                                                                                    \
+    if constexpr (N <= kRows) {                                                              \
+      dot_rows<V, kAccess, N>(partner, partners, own, own_row, own_pitch, other, bias, out); \
+    }                                                                                        \
+    break;
+    switch (partner.rows) {
+      NATTEN_OPS_CASE(1)
+      NATTEN_OPS_CASE(2)
+      NATTEN_OPS_CASE(3)
+      NATTEN_OPS_CASE(4)
+    }
+#undef NATTEN_OPS_CASE
+  }
+}
+
+template <typename V, typename T>
+NATTEN_OPS_INLINE void dot(const Partners<T>& partners, const T* own, int64_t own_row,
+                           int64_t own_pitch, const T* other, const T* bias, T* out) {
+  with_access<T>(partners.access, [&](auto access) {
+    // Products of masked lanes are discarded by the caller.
+    constexpr Access kAccess = access == Access::kMasked ? Access::kPlain : access;
+    dot_all<V, kAccess>(partners, own, own_row, own_pitch, other, bias, out);
+  });
+}
+
+// sum[row][channel] += sum over t of weight[row][t] * partner[channel][t], for kRowCount rows from
+// kFirst on. Masked lanes take partners as zero: 0 * NaN would be NaN.
+template <typename V, Access kAccess, int kFirst, int kRowCount, int kChannelCount, typename T>
+NATTEN_OPS_INLINE void add_partner(const Partner& partner, const Partners<T>& partners,
+                                   const T* weights, int64_t weight_step, const T* other,
+                                   V (&sum)[kRows][kChannelCount]) {
+  constexpr int kLanes = sizeof(V) / sizeof(T);
+  using M = Lanes<Integer<T>, kLanes>;
+  using S = Lanes<int32_t, kLanes>;
+  S source = {};
+  if constexpr (is_permuted(kAccess)) source = load<S>(partners.source);
+  const T* weight[kRowCount];
+  NATTEN_OPS_UNROLL
+  for (int row = 0; row < kRowCount; ++row) weight[row] = weights + partner.weights[row];
+  for (int64_t t = 0; t < partners.steps; ++t) {
+    V weight_lanes[kRowCount];
+    NATTEN_OPS_UNROLL
+    for (int row = 0; row < kRowCount; ++row) {
+      weight_lanes[row] = pinned(load<V>(weight[row] + t * weight_step));
+    }
+    NATTEN_OPS_UNROLL
+    for (int c = 0; c < kChannelCount; ++c) {
+      V other_lanes = load_partners<V, kAccess>(other + c * partners.pitch, source);
+      if constexpr (kAccess == Access::kMasked) {
+        other_lanes = keep(other_lanes, load<M>(partners.masks + t * kLanes));
+      }
+      other_lanes = pinned(other_lanes);
+      NATTEN_OPS_UNROLL
+      for (int row = 0; row < kRowCount; ++row) {
+        sum[kFirst + row][c] += weight_lanes[row] * other_lanes;
+      }
+    }
+    other += partners.step;
+  }
+}
+
+template <typename V, Access kAccess, int kChannelCount, typename T>
+NATTEN_OPS_INLINE void add_block(const Partners<T>& partners, int64_t rows, const T* weights,
+                                 int64_t weight_step, const T* other, T* const* to,
+                                 int64_t first_to, int64_t to_pitch) {
+  V sum[kRows][kChannelCount];
+  NATTEN_OPS_UNROLL
+  for (int row = 0; row < kRows; ++row) {
+    NATTEN_OPS_UNROLL
+    for (int c = 0; c < kChannelCount; ++c) {
+      sum[row][c] = row < rows ? load<V>(to[row] + first_to + c * to_pitch) : V{};
+    }
+  }
+  for (int64_t i = 0; i < partners.count; ++i) {
+    const Partner& partner = partners.partner[i];
+#define NATTEN_OPS_CASE(F, N)                                                               \
+  case F * 8 + N:                                                                           \
+    if constexpr (F + N <= kRows) {                                                         \
+      add_partner<V, kAccess, F, N, kChannelCount>(partner, partners, weights, weight_step, \
+                                                   other + partner.lanes, sum);             \
+    }                                                                                       \
+    break;
+    switch (partner.first * 8 + partner.rows) {
+      NATTEN_OPS_CASE(0, 1)
+      NATTEN_OPS_CASE(0, 2)
+      NATTEN_OPS_CASE(0, 3)
+      NATTEN_OPS_CASE(0, 4)
+      NATTEN_OPS_CASE(1, 1)
+      NATTEN_OPS_CASE(1, 2)
+      NATTEN_OPS_CASE(1, 3)
+      NATTEN_OPS_CASE(2, 1)
+      NATTEN_OPS_CASE(2, 2)
+      NATTEN_OPS_CASE(3, 1)
+    }
+#undef NATTEN_OPS_CASE
+  }
+  NATTEN_OPS_UNROLL
+  for (int row = 0; row < kRows; ++row) {
+    if (row < rows) {
+      NATTEN_OPS_UNROLL
+      for (int c = 0; c < kChannelCount; ++c) store(to[row] + first_to + c * to_pitch, sum[row][c]);
+    }
+  }
+}
+
+// Adds to `rows` rows of sums, to[row] (channels, to_pitch), their partners times their weights;
+// the weights of successive offsets are weight_step apart.
+template <typename V, Access kAccess, typename T>
+__attribute__((noinline)) void add_all(const Partners<T>& partners, int64_t rows, const T* weights,
+                                       int64_t weight_step, const T* other, T* const* to,
+                                       int64_t to_pitch) {
+  int64_t channel = 0;
+  for (; channel + kChannels <= partners.channels; channel += kChannels) {
+    add_block<V, kAccess, kChannels>(partners, rows, weights, weight_step,
+                                     other + channel * partners.pitch, to, channel * to_pitch,
+                                     to_pitch);
+  }
+  for (; channel < partners.channels; ++channel) {
+    add_block<V, kAccess, 1>(partners, rows, weights, weight_step, other + channel * partners.pitch,
+                             to, channel * to_pitch, to_pitch);
+  }
+}
+
+template <typename V, typename T>
+NATTEN_OPS_INLINE void add(const Partners<T>& partners, int64_t rows, const T* weights,
+                           int64_t weight_step, const T* other, T* const* to, int64_t to_pitch) {
+  with_access<T>(partners.access, [&](auto access) {
+    add_all<V, access>(partners, rows, weights, weight_step, other, to, to_pitch);
+  });
+}
+
+// The masks of a masked tile, (steps, kLanes): all bits set where a lane's range holds the step's
+// offset; of a permuted one, (highest - lowest + 1, kLanes): where a lane's offsets start at that
+// low.
+template <int kLanes, typename T>
+void make_masks(const ColumnTile& tile, Integer<T>* masks) {
+  const bool permuted = is_permuted(tile.access);
+  const int64_t count = permuted ? tile.highest - tile.lowest + 1 : tile.steps;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t offset = tile.lowest + i;
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const bool inside = permuted ? lane < tile.count && tile.low[lane] == offset
+                                   : tile.low[lane] <= offset && offset <= tile.high[lane];
+      masks[i * kLanes + lane] = inside ? Integer<T>(-1) : Integer<T>(0);
+    }
+  }
+}

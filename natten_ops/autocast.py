@@ -50,7 +50,20 @@ def _forward(
         return torch.ops.natten_ops.na_forward(*tensors, kernel_size, dilation, scale)
 
 
+def _packed_forward(
+    qkv: Tensor,
+    rpb: Tensor | None,
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    qkv, _, _, rpb = cast(qkv, qkv, qkv, rpb)
+    with disabled(qkv.device.type):
+        return torch.ops.natten_ops.na_packed_forward(qkv, rpb, kernel_size, dilation, scale)
+
+
 def register(library: torch.library.Library) -> None:
     """Attach the rule to the compiled forward; the backward gets what the forward saved, already cast."""
     for key in ('AutocastCPU', 'AutocastCUDA'):
         library.impl('na_forward', _forward, key)
+        library.impl('na_packed_forward', _packed_forward, key)

@@ -4,7 +4,7 @@
 cannot enter. :func:`forward` and :func:`backward` are the operators for all uses.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -34,21 +34,61 @@ def _save_for_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
     ctx.save_for_backward(grad_output, query, key, value, rpb)
 
 
+def _second_derivatives(
+    ctx: Any, attend: Callable, inputs: Sequence[Tensor], grad_grads: Sequence
+) -> tuple:
+    """Of the gradients of ``attend`` at ctx's grad_output, through the reference: differentiable again."""
+
+    def gradients(grad_output: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return torch.func.vjp(attend, *inputs)[1](grad_output)
+
+    return torch.func.vjp(gradients, ctx.saved_tensors[0], *inputs)[1](tuple(grad_grads[: len(inputs)]))
+
+
 def _differentiate_backward(ctx: Any, *grad_grads: Tensor) -> tuple:
-    """Second derivatives, through the reference and so differentiable again."""
-    grad_output, query, key, value, rpb = ctx.saved_tensors
-    inputs = (query, key, value) if rpb is None else (query, key, value, rpb)
+    """Second derivatives."""
+    _, query, key, value, rpb = ctx.saved_tensors
 
     def attend(query: Tensor, key: Tensor, value: Tensor, rpb: Tensor | None = None) -> Tensor:
         return neighborhood_attention_reference(
             query, key, value, ctx.kernel_size, ctx.dilation, rpb, ctx.scale
         )[0]
 
-    def gradients(grad_output: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return torch.func.vjp(attend, *inputs)[1](grad_output)
-
-    second = torch.func.vjp(gradients, grad_output, *inputs)[1](grad_grads[: len(inputs)])
+    inputs = (query, key, value) if rpb is None else (query, key, value, rpb)
+    second = _second_derivatives(ctx, attend, inputs, grad_grads)
     # In the order of na_backward's arguments: rpb, then output, logsumexp and numbers.
+    return *second, *((None,) if rpb is None else ()), *(None,) * 5
+
+
+def _save_for_packed_forward(ctx: Any, inputs: tuple, output: tuple) -> None:
+    qkv, rpb, ctx.kernel_size, ctx.dilation, ctx.scale = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(qkv, rpb, *output)
+
+
+def _differentiate_packed_forward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple:
+    qkv, rpb, output, logsumexp = ctx.saved_tensors
+    grad_qkv, grad_rpb = torch.ops.natten_ops.na_packed_backward(
+        grad_output, qkv, rpb, output, logsumexp, ctx.kernel_size, ctx.dilation, ctx.scale
+    )
+    return grad_qkv, None if rpb is None else grad_rpb, None, None, None
+
+
+def _save_for_packed_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
+    grad_output, qkv, rpb, _, _, ctx.kernel_size, ctx.dilation, ctx.scale = inputs
+    ctx.save_for_backward(grad_output, qkv, rpb)
+
+
+def _differentiate_packed_backward(ctx: Any, *grad_grads: Tensor) -> tuple:
+    """Second derivatives."""
+    _, qkv, rpb = ctx.saved_tensors
+
+    def attend(qkv: Tensor, rpb: Tensor | None = None) -> Tensor:
+        return neighborhood_attention_reference(
+            *qkv.unbind(-3), ctx.kernel_size, ctx.dilation, rpb, ctx.scale
+        )[0]
+
+    second = _second_derivatives(ctx, attend, (qkv,) if rpb is None else (qkv, rpb), grad_grads)
     return *second, *((None,) if rpb is None else ()), *(None,) * 5
 
 
@@ -99,7 +139,7 @@ def _is_differentiated_by_torch_func() -> bool:
     return any(level.key() == torch._C._functorch.TransformType.Grad for level in stack)
 
 
-def _is_transformed() -> bool:
+def is_transformed() -> bool:
     """Whether a torch.func transform is active that no compiler traces through."""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
@@ -118,13 +158,13 @@ def forward(
     Returns:
         Output and log-sum-exp.
     """
-    call = _Forward.apply if _is_transformed() else torch.ops.natten_ops.na_forward
+    call = _Forward.apply if is_transformed() else torch.ops.natten_ops.na_forward
     return call(query, key, value, rpb, kernel_size, dilation, scale)
 
 
 def backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """na_backward, also under torch.func."""
-    return (_Backward.apply if _is_transformed() else torch.ops.natten_ops.na_backward)(*arguments)
+    return (_Backward.apply if is_transformed() else torch.ops.natten_ops.na_backward)(*arguments)
 
 
 def register() -> None:
@@ -137,3 +177,13 @@ def register() -> None:
     )
     torch.library.register_vmap('natten_ops::na_forward', _Forward.vmap)
     torch.library.register_vmap('natten_ops::na_backward', _Backward.vmap)
+    torch.library.register_autograd(
+        'natten_ops::na_packed_forward',
+        _differentiate_packed_forward,
+        setup_context=_save_for_packed_forward,
+    )
+    torch.library.register_autograd(
+        'natten_ops::na_packed_backward',
+        _differentiate_packed_backward,
+        setup_context=_save_for_packed_backward,
+    )

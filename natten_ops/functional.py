@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from . import autocast, operator
 from .arguments import (
-    HALF_DTYPES,
     check_padding,
     check_rpb,
     check_tensors,
@@ -16,7 +16,7 @@ from .arguments import (
     per_axis,
     scale_or_default,
 )
-from .derivatives import forward, reaches
+from .derivatives import forward, is_transformed, reaches
 from .reference import neighborhood_attention_reference
 from .windows import valid_range
 
@@ -32,11 +32,6 @@ def _compiled(
 ) -> Tensor:
     """The compiled operator."""
     rpb = None if rpb is None else rpb.contiguous()
-    # UNTIL THE LIBRARY COMPUTES HALF PRECISION ITSELF: delete this branch, and HALF_DTYPES above, then.
-    if query.dtype in HALF_DTYPES:
-        with autocast.disabled(query.device.type):
-            tensors = (query.float(), key.float(), value.float(), None if rpb is None else rpb.float())
-            return forward(*tensors, kernel_size, dilation, scale)[0].to(query.dtype)
     return forward(query, key, value, rpb, kernel_size, dilation, scale)[0]
 
 
@@ -121,6 +116,45 @@ def _neighborhood_attention(
     return output.contiguous()
 
 
+def packed_neighborhood_attention(
+    qkv: Tensor,
+    kernel_size: tuple[int, ...],
+    dilation: tuple[int, ...],
+    scale: float,
+    rpb: Tensor | None,
+    dropout: float,
+) -> Tensor:
+    """Attention of query, key and value that are slices of one projection, for the modules.
+
+    The same as slicing it for :func:`na1d` to :func:`na3d`, but where the operator is compiled the
+    gradient comes as one tensor as well, instead of being put together from three.
+
+    Args:
+        qkv: ``(B, *spatial, 3, heads, head_dim)``.
+        kernel_size: one per axis.
+        dilation: one per axis.
+        scale: factor of the dot products.
+        rpb: relative position bias ``(heads, 2 * kernel_size - 1, ...)`` or None.
+        dropout: probability of dropping an attention weight.
+
+    Returns:
+        ``(B, *spatial, heads, head_dim)``.
+    """
+    rank = len(kernel_size)
+    query = qkv.select(-3, 0)
+    once, no = (1,) * rank, (False,) * rank
+    is_covered = operator.covers(query, kernel_size, once, dilation, no, 'shifted', dropout)
+    if not is_covered or not reaches() or is_transformed():
+        return _neighborhood_attention(
+            rank, *qkv.unbind(-3), kernel_size, 1, dilation, False, scale, rpb, 'shifted', dropout
+        )  # fmt: skip
+    check_window(query.shape[1:-2], kernel_size, once, dilation, 'shifted')
+    if rpb is not None:
+        check_rpb(rpb, query, kernel_size)
+        rpb = rpb.contiguous()
+    return torch.ops.natten_ops.na_packed_forward(qkv, rpb, kernel_size, dilation, scale)[0]
+
+
 def na1d(
     query: Tensor,
     key: Tensor,
@@ -182,10 +216,11 @@ def na2d(
     self attention. natten_ops/windows.py has the exact definition, of strides and causal axes too.
 
     What is compiled, and what the slower and memory-hungry PyTorch reference computes, is listed in
-    :func:`natten_ops.operator.covers`; in short, on the CPU everything without stride, causal axes and
-    padding zeros is compiled. Both compute half precision in float32. Results of the compiled operator
-    do not depend on the number of threads, nor do the gradients; those of the reference are
-    deterministic where torch's are, which on CUDA needs ``torch.use_deterministic_algorithms(True)``.
+    :func:`natten_ops.operator.covers`; in short, with one or two axes and on the CPU, all but strides,
+    causal axes and padding zeros is compiled. Both compute half precision in float32. Results of the
+    compiled operator do not depend on the number of threads, nor do the gradients; those of the
+    reference are deterministic where torch's are, which on CUDA needs
+    ``torch.use_deterministic_algorithms(True)``.
 
     Under autocast, query, key and value are cast to autocast's dtype (float64 is left alone), while a
     float32 rpb stays as it is. Differentiable to any order in query, key, value and rpb: derivatives

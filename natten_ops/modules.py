@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .arguments import per_axis
-from .functional import _neighborhood_attention
+from .functional import packed_neighborhood_attention
 
 
 class _NeighborhoodAttention(nn.Module):
@@ -60,22 +60,11 @@ class _NeighborhoodAttention(nn.Module):
         if any(missing):
             # F.pad counts from the last dimension, which is the channels.
             x = F.pad(x, (0, 0, *(end for m in reversed(missing) for end in (0, m))))
-        # The views of one projection go to the operator as they are, strided.
+        # Query, key and value go to the operator as the slices of one projection that they are.
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
-        query, key, value = qkv.unbind(-3)
-        x = _neighborhood_attention(
-            self.rank,
-            query,
-            key,
-            value,
-            self.kernel_size,
-            stride=1,
-            dilation=self.dilation,
-            is_causal=False,
-            scale=self.scale,
-            rpb=self.rpb,
-            padding='shifted',
-            dropout=self.attn_drop if self.training else 0.0,
+        dropout = self.attn_drop if self.training else 0.0
+        x = packed_neighborhood_attention(
+            qkv, self.kernel_size, self.dilation, self.scale, self.rpb, dropout
         ).flatten(-2)
         if any(missing):
             for axis, length in enumerate(spatial):

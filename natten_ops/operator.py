@@ -79,13 +79,12 @@ def covers(
         padding: one of :data:`natten_ops.windows.PADDINGS`.
         dropout: probability of dropping an attention weight.
     """
-    fits = all(k * d <= n for k, d, n in zip(kernel_size, dilation, query.shape[1:-2], strict=True))
     if not (
         HAS_LIBRARY
         and len(kernel_size) <= 2
         and all(s == 1 for s in stride)
         and not any(is_causal)
-        and (padding == 'shifted' or (padding == 'valid' and fits))
+        and (padding == 'shifted' or (padding == 'valid' and _fits(query, kernel_size, dilation)))
         and dropout == 0
     ):
         return False
@@ -93,6 +92,10 @@ def covers(
     if not has_kernel and not torch.compiler.is_compiling():
         _warn_of_reference(query.device.type)
     return has_kernel
+
+
+def _fits(query: Tensor, kernel_size: Sequence[int], dilation: Sequence[int]) -> bool:
+    return all(k * d <= n for k, d, n in zip(kernel_size, dilation, query.shape[1:-2], strict=True))
 
 
 @functools.cache

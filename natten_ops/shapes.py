@@ -26,6 +26,16 @@ def _backward_shapes(
     return *(query.new_empty(query.shape) for _ in range(3)), grad_rpb
 
 
+def _packed_forward_shapes(qkv: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return _forward_shapes(qkv.select(-3, 0))
+
+
+def _packed_backward_shapes(
+    grad_output: Tensor, qkv: Tensor, rpb: Tensor | None, *_: Any
+) -> tuple[Tensor, Tensor]:
+    return qkv.new_empty(qkv.shape), qkv.new_empty(0) if rpb is None else rpb.new_empty(rpb.shape)
+
+
 def _forward_operations(
     query: Sequence[int],
     key: Sequence[int],
@@ -55,9 +65,32 @@ def _backward_operations(
     return 10 * math.prod(query) * math.prod(kernel_size)
 
 
+def _packed_forward_operations(
+    qkv: Sequence[int], rpb: Sequence[int] | None, kernel_size: Sequence[int], *_: Any, **__: Any
+) -> int:
+    return 4 * math.prod(qkv) // 3 * math.prod(kernel_size)
+
+
+def _packed_backward_operations(
+    grad_output: Sequence[int],
+    qkv: Sequence[int],
+    rpb: Sequence[int] | None,
+    output: Sequence[int],
+    logsumexp: Sequence[int],
+    kernel_size: Sequence[int],
+    *_: Any,
+    **__: Any,
+) -> int:
+    return 10 * math.prod(grad_output) * math.prod(kernel_size)
+
+
 def register() -> None:
     """Attach the rules to the compiled operators."""
     torch.library.register_fake('natten_ops::na_forward', _forward_shapes)
     torch.library.register_fake('natten_ops::na_backward', _backward_shapes)
+    torch.library.register_fake('natten_ops::na_packed_forward', _packed_forward_shapes)
+    torch.library.register_fake('natten_ops::na_packed_backward', _packed_backward_shapes)
     register_flop_formula([torch.ops.natten_ops.na_forward])(_forward_operations)
     register_flop_formula([torch.ops.natten_ops.na_backward])(_backward_operations)
+    register_flop_formula([torch.ops.natten_ops.na_packed_forward])(_packed_forward_operations)
+    register_flop_formula([torch.ops.natten_ops.na_packed_backward])(_packed_backward_operations)

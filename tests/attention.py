@@ -126,7 +126,10 @@ def check(problem: Problem) -> None:
     for name, source, a, w in zip(('output', *NAMES), [inputs[0], *inputs], actual, wanted, strict=False):
         assert a.dtype == source.dtype and a.shape == source.shape, (name, problem)
         error = float((a.double() - w).detach().abs().max())
-        assert error <= tolerance * max(1.0, float(w.detach().abs().max())), (name, error, problem)
+        # The bias' gradient sums over all tokens, and its terms may cancel where their roundings do not.
+        terms = problem.batch * math.prod(problem.spatial) if name == 'rpb' else 1
+        magnitude = max(1.0, 0.1 * terms**0.5, float(w.detach().abs().max()))
+        assert error <= tolerance * magnitude, (name, error, problem)
     if problem.dtype.itemsize == 2:
         # Rounded once: everything before the output is float32.
         rounding = torch.finfo(problem.dtype).eps * wanted[0].abs() + 2e-5 * wanted[0].abs().max()

@@ -122,6 +122,22 @@ def test_export(strict):
     assert torch.equal(program.module()(*tensors()), Attention()(*tensors()))
 
 
+@pytest.mark.parametrize('dtype', HALF)
+def test_operator_is_the_function(dtype):
+    if not hasattr(torch.ops.natten_ops, 'cpu_capability'):
+        pytest.skip('the library does not compute half precision yet')
+    query, key, value = tensors()
+    rpb = torch.randn(2, 5, 5)
+    with torch.autocast('cpu', dtype):
+        output, _ = torch.ops.natten_ops.na_forward(query, key.bfloat16(), value, rpb, (3, 3), (1, 1), 0.5)
+        assert torch.equal(output, na2d(query, key.bfloat16(), value, 3, rpb=rpb))
+
+
+def test_rule_is_there_for_cuda():
+    name = 'natten_ops::na_forward'
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(name, 'AutocastCUDA')
+
+
 def test_module_trains():
     attention = NeighborhoodAttention2D(16, 2, 3)
     with torch.autocast('cpu', torch.bfloat16):

@@ -18,12 +18,15 @@ FUNCTIONS = {1: na1d, 2: na2d, 3: na3d}
 
 
 class _Calls(TorchDispatchMode):
-    """Counts calls of the compiled forward."""
+    """Collects the tensors that the compiled forward is called with."""
 
-    count = 0
+    def __init__(self):
+        super().__init__()
+        self.arguments = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count += function == torch.ops.natten_ops.na_forward.default
+        if function == torch.ops.natten_ops.na_forward.default:
+            self.arguments.append(args[:4])
         return function(*args, **(kwargs or {}))
 
 
@@ -54,7 +57,22 @@ def test_covers(rank, options, is_compiled):
     query = torch.randn(1, *(9, 8, 7)[:rank], 2, 4)
     with _Calls() as calls:
         FUNCTIONS[rank](query, query, query, **(dict(kernel_size=3) | options))
-    assert calls.count == is_compiled
+    assert len(calls.arguments) == is_compiled
+
+
+@pytest.mark.parametrize(
+    ('rank', 'options'),
+    [(1, dict()), (2, dict()), (2, dict(padding='valid')), (3, dict(kernel_size=(1, 3, 3)))],
+)
+def test_projections_are_not_copied(rank, options):
+    """Query, key and value reach the kernel as the views of one projection that they are."""
+    projection = torch.randn(2, *(9, 8, 7)[:rank], 3, 2, 4)
+    inputs = projection.unbind(-3)
+    with _Calls() as calls:
+        FUNCTIONS[rank](*inputs, **(dict(kernel_size=3) | options))
+    (arguments,) = calls.arguments
+    for argument, tensor in zip(arguments, inputs, strict=False):
+        assert argument.data_ptr() == tensor.data_ptr() and argument.stride(-2) == tensor.stride(-2)
 
 
 @pytest.mark.parametrize('settings', [dict(dilation=5), dict(is_causal=True), dict(padding='zeros')])

@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "cpu/calls.h"
@@ -141,13 +142,31 @@ std::optional<Tensor> kernel_bias(const std::optional<Tensor>& rpb, const Tensor
   return bias;
 }
 
-std::tuple<Tensor, Tensor> forward_cpu(const Tensor& query, const Tensor& key, const Tensor& value,
-                                       const std::optional<Tensor>& rpb,
-                                       std::vector<int64_t> kernel_size,
-                                       std::vector<int64_t> dilation, double scale) {
+// query, key and value as the kernels see them: three tensors, or slices of one.
+struct Inputs {
+  Tensor query, key, value;
+
+  Inputs(Tensor query, Tensor key, Tensor value)
+      : query(std::move(query)), key(std::move(key)), value(std::move(value)) {}
+
+  // packed: (B, ..., 3, heads, head_dim)
+  explicit Inputs(const Tensor& packed)
+      : query(slice(packed, 0)), key(slice(packed, 1)), value(slice(packed, 2)) {}
+
+  static Tensor slice(const Tensor& packed, int64_t index) {
+    STD_TORCH_CHECK(packed.dim() >= 5 && packed.size(packed.dim() - 3) == 3,
+                    "natten_ops: qkv must be (B, ..., 3, heads, head_dim)");
+    return torch::stable::select(packed, packed.dim() - 3, index);
+  }
+};
+
+std::tuple<Tensor, Tensor> attend(const Inputs& inputs, const std::optional<Tensor>& rpb,
+                                  const std::vector<int64_t>& kernel_size,
+                                  const std::vector<int64_t>& dilation, double scale) {
+  const Tensor& query = inputs.query;
   const Problem problem = make_problem(query, kernel_size, dilation, scale);
-  check_like_query(key, query, "key");
-  check_like_query(value, query, "value");
+  check_like_query(inputs.key, query, "key");
+  check_like_query(inputs.value, query, "value");
   if (rpb) check_rpb(*rpb, query, problem);
 
   std::vector<int64_t> sizes = sizes_of(query);
@@ -160,8 +179,8 @@ std::tuple<Tensor, Tensor> forward_cpu(const Tensor& query, const Tensor& key, c
       natten_ops::cpu::make_forward_plan(problem, torch::stable::get_num_threads()),
       dtype_of(query),
       view_of(query),
-      view_of(key),
-      view_of(value),
+      view_of(inputs.key),
+      view_of(inputs.value),
       view_of(output),
       bias ? bias->data_ptr() : nullptr,
       logsumexp.data_ptr()};
@@ -171,13 +190,15 @@ std::tuple<Tensor, Tensor> forward_cpu(const Tensor& query, const Tensor& key, c
   return {output, logsumexp};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> backward_cpu(
-    const Tensor& grad_output, const Tensor& query, const Tensor& key, const Tensor& value,
-    const std::optional<Tensor>& rpb, const Tensor& output, const Tensor& logsumexp,
-    std::vector<int64_t> kernel_size, std::vector<int64_t> dilation, double scale) {
+// Fills the gradients of the inputs and returns that of the bias, which is empty without one.
+Tensor differentiate(const Tensor& grad_output, const Inputs& inputs,
+                     const std::optional<Tensor>& rpb, const Tensor& output,
+                     const Tensor& logsumexp, const std::vector<int64_t>& kernel_size,
+                     const std::vector<int64_t>& dilation, double scale, const Inputs& grads) {
+  const Tensor& query = inputs.query;
   const Problem problem = make_problem(query, kernel_size, dilation, scale);
-  check_like_query(key, query, "key");
-  check_like_query(value, query, "value");
+  check_like_query(inputs.key, query, "key");
+  check_like_query(inputs.value, query, "value");
   check_like_query(output, query, "output");
   check_like_query(grad_output, query, "grad_output");
   if (rpb) check_rpb(*rpb, query, problem);
@@ -187,9 +208,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward_cpu(
                       logsumexp.scalar_type() == compute_type(query),
                   "natten_ops: logsumexp must be the one returned by the forward");
 
-  Tensor grad_query = empty_like(query, sizes_of(query));
-  Tensor grad_key = empty_like(query, sizes_of(query));
-  Tensor grad_value = empty_like(query, sizes_of(query));
   const auto plan = natten_ops::cpu::make_backward_plan(problem, torch::stable::get_num_threads());
   // Every slab's own sum of the bias' gradient; added in the order of the slabs.
   const int64_t partial_size =
@@ -201,18 +219,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward_cpu(
                                            dtype_of(query),
                                            view_of(grad_output),
                                            view_of(query),
-                                           view_of(key),
-                                           view_of(value),
+                                           view_of(inputs.key),
+                                           view_of(inputs.value),
                                            bias ? bias->data_ptr() : nullptr,
                                            logsumexp.data_ptr(),
-                                           view_of(grad_query),
-                                           view_of(grad_key),
-                                           view_of(grad_value),
+                                           view_of(grads.query),
+                                           view_of(grads.key),
+                                           view_of(grads.value),
                                            rpb ? partial.data_ptr() : nullptr};
   torch::stable::parallel_for(0, plan.units(problem), kGrain, [&](int64_t begin, int64_t end) {
     natten_ops::cpu::backward(call, begin, end);
   });
-  if (!rpb) return {grad_query, grad_key, grad_value, empty_like(query, {0})};
+  if (!rpb) return empty_like(query, {0});
 
   Tensor grad_bias = empty_like(query, sizes_of(*rpb), compute_type(query));
   if (compute_type(query) == ScalarType::Double) {
@@ -222,7 +240,42 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward_cpu(
   }
   Tensor grad_rpb = empty_like(query, sizes_of(*rpb), rpb->scalar_type());
   torch::stable::copy_(grad_rpb, grad_bias);
-  return {grad_query, grad_key, grad_value, grad_rpb};
+  return grad_rpb;
+}
+
+std::tuple<Tensor, Tensor> forward_cpu(const Tensor& query, const Tensor& key, const Tensor& value,
+                                       const std::optional<Tensor>& rpb,
+                                       std::vector<int64_t> kernel_size,
+                                       std::vector<int64_t> dilation, double scale) {
+  return attend({query, key, value}, rpb, kernel_size, dilation, scale);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> backward_cpu(
+    const Tensor& grad_output, const Tensor& query, const Tensor& key, const Tensor& value,
+    const std::optional<Tensor>& rpb, const Tensor& output, const Tensor& logsumexp,
+    std::vector<int64_t> kernel_size, std::vector<int64_t> dilation, double scale) {
+  const std::vector<int64_t> sizes = sizes_of(query);
+  const Inputs grads{empty_like(query, sizes), empty_like(query, sizes), empty_like(query, sizes)};
+  Tensor grad_rpb = differentiate(grad_output, {query, key, value}, rpb, output, logsumexp,
+                                  kernel_size, dilation, scale, grads);
+  return {grads.query, grads.key, grads.value, grad_rpb};
+}
+
+std::tuple<Tensor, Tensor> packed_forward_cpu(const Tensor& qkv, const std::optional<Tensor>& rpb,
+                                              std::vector<int64_t> kernel_size,
+                                              std::vector<int64_t> dilation, double scale) {
+  return attend(Inputs(qkv), rpb, kernel_size, dilation, scale);
+}
+
+std::tuple<Tensor, Tensor> packed_backward_cpu(const Tensor& grad_output, const Tensor& qkv,
+                                               const std::optional<Tensor>& rpb,
+                                               const Tensor& output, const Tensor& logsumexp,
+                                               std::vector<int64_t> kernel_size,
+                                               std::vector<int64_t> dilation, double scale) {
+  Tensor grad_qkv = empty_like(qkv, sizes_of(qkv));
+  Tensor grad_rpb = differentiate(grad_output, Inputs(qkv), rpb, output, logsumexp, kernel_size,
+                                  dilation, scale, Inputs(grad_qkv));
+  return {grad_qkv, grad_rpb};
 }
 
 // The instruction set in use, named as torch.backends.cpu.get_cpu_capability names it.
@@ -239,6 +292,16 @@ STABLE_TORCH_LIBRARY_FRAGMENT(natten_ops, m) {
       "na_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value, Tensor? rpb, "
       "Tensor output, Tensor logsumexp, int[] kernel_size, int[] dilation, float scale) -> "
       "(Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_rpb)");
+  // The same with query, key and value as slices of one tensor, qkv (B, ..., 3, heads, head_dim),
+  // as a fused projection makes them: their gradients then need no copy into the gradient of that
+  // tensor.
+  m.def(
+      "na_packed_forward(Tensor qkv, Tensor? rpb, int[] kernel_size, int[] dilation, float scale) "
+      "-> (Tensor output, Tensor logsumexp)");
+  m.def(
+      "na_packed_backward(Tensor grad_output, Tensor qkv, Tensor? rpb, Tensor output, "
+      "Tensor logsumexp, int[] kernel_size, int[] dilation, float scale) -> "
+      "(Tensor grad_qkv, Tensor grad_rpb)");
   m.def("cpu_capability() -> str");
 }
 
@@ -249,4 +312,6 @@ STABLE_TORCH_LIBRARY_IMPL(natten_ops, CompositeExplicitAutograd, m) {
 STABLE_TORCH_LIBRARY_IMPL(natten_ops, CPU, m) {
   m.impl("na_forward", TORCH_BOX(&forward_cpu));
   m.impl("na_backward", TORCH_BOX(&backward_cpu));
+  m.impl("na_packed_forward", TORCH_BOX(&packed_forward_cpu));
+  m.impl("na_packed_backward", TORCH_BOX(&packed_backward_cpu));
 }

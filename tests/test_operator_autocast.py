@@ -124,8 +124,6 @@ def test_export(strict):
 
 @pytest.mark.parametrize('dtype', HALF)
 def test_operator_is_the_function(dtype):
-    if not hasattr(torch.ops.natten_ops, 'cpu_capability'):
-        pytest.skip('the library does not compute half precision yet')
     query, key, value = tensors()
     rpb = torch.randn(2, 5, 5)
     with torch.autocast('cpu', dtype):

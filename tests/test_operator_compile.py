@@ -26,8 +26,6 @@ def tensors(height=9, width=8, batch=2, **options):
 @pytest.mark.parametrize('rpb', [True, False])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_opcheck(rpb, dtype):
-    if dtype.itemsize == 2 and not hasattr(torch.ops.natten_ops, 'cpu_capability'):
-        pytest.skip('the library does not compute half precision yet')
     inputs = [t.requires_grad_() for t in tensors(5, 6, dtype=dtype)]
     wide = torch.float32 if dtype.itemsize == 2 else dtype
     bias = torch.randn(2, 5, 3, dtype=wide, requires_grad=True) if rpb else None

@@ -148,9 +148,10 @@ def packed_neighborhood_attention(
         return _neighborhood_attention(
             rank, *qkv.unbind(-3), kernel_size, 1, dilation, False, scale, rpb, 'shifted', dropout
         )  # fmt: skip
+    qkv, _, _, rpb = autocast.cast(qkv, qkv, qkv, rpb)
     check_window(query.shape[1:-2], kernel_size, once, dilation, 'shifted')
     if rpb is not None:
-        check_rpb(rpb, query, kernel_size)
+        check_rpb(rpb, qkv.select(-3, 0), kernel_size)
         rpb = rpb.contiguous()
     return torch.ops.natten_ops.na_packed_forward(qkv, rpb, kernel_size, dilation, scale)[0]
 

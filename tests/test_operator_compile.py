@@ -23,9 +23,11 @@ def tensors(height=9, width=8, batch=2, **options):
     return list(torch.randn(3, batch, height, width, 2, 4, **options).unbind())
 
 
-@pytest.mark.parametrize('rpb', [True, False])
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-def test_opcheck(rpb, dtype):
+@pytest.mark.parametrize(
+    ('dtype', 'rpb'),
+    [(torch.float32, True), (torch.float64, False), (torch.bfloat16, True), (torch.float16, False)],
+)
+def test_opcheck(dtype, rpb):
     inputs = [t.requires_grad_() for t in tensors(5, 6, dtype=dtype)]
     wide = torch.float32 if dtype.itemsize == 2 else dtype
     bias = torch.randn(2, 5, 3, dtype=wide, requires_grad=True) if rpb else None

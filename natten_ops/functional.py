@@ -225,9 +225,9 @@ def na2d(
 
     Under autocast, query, key and value are cast to autocast's dtype (float64 is left alone), while a
     float32 rpb stays as it is. Differentiable to any order in query, key, value and rpb: derivatives
-    after the first, and those in forward mode, through the reference. torch.func's transforms work,
-    vmap without a loop unless rpb is mapped or gets a gradient; compiling a function that
-    differentiates with torch.func does not.
+    after the first, and those in forward mode, through the reference. torch.func's transforms work, in
+    torch.compile too (where their derivatives go through the reference); vmap is one call unless rpb is
+    mapped or gets a gradient, and a loop then.
 
     Args:
         query: ``(B, H, W, heads, head_dim)``; float32, float64, float16 or bfloat16, any strides.

@@ -162,6 +162,8 @@ class NeighborhoodBackbone(BaseModule):
             x = level(x)
             if i in self.out_indices:
                 normalised = getattr(self, f'norm{i}')(x)
+                # Contiguous, although necks are faster without this copy: mmcv's RoIAlign and deformable
+                # convolution silently compute nonsense from channels-last feature maps.
                 outputs.append(normalised.permute(0, 3, 1, 2).contiguous())
             if i < last:
                 x = level.downsample(x)

@@ -2,7 +2,6 @@
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -29,6 +28,8 @@ class ConvStem(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed the images."""
+        # Channels-last images make channels-last convolutions: no copy before the norm nor in the backward.
+        images = images.contiguous(memory_format=torch.channels_last)
         return self.norm(self.proj(images).permute(0, 2, 3, 1))
 
 
@@ -51,7 +52,11 @@ class PatchStem(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Embed the images."""
         height, width = images.shape[-2:]
-        images = F.pad(images, (0, -width % 4, 0, -height % 4))
+        # Padding by nothing would copy.
+        if height % 4 or width % 4:
+            images = F.pad(images, (0, -width % 4, 0, -height % 4))
+        # As in ConvStem.
+        images = images.contiguous(memory_format=torch.channels_last)
         return self.norm(self.proj(images).permute(0, 2, 3, 1))
 
 
@@ -91,7 +96,9 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Halve the resolution."""
         height, width = x.shape[1:3]
-        x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+        # Padding by nothing would copy.
+        if height % 2 or width % 2:
+            x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
         # Rows before columns: the order the published weights were trained with.
         phases = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
         return self.reduction(self.norm(torch.cat(phases, -1)))
@@ -115,7 +122,55 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the two layers."""
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+        x = self.fc1(x)
+        if self.training and _can_recompute(x):
+            # The backward needs GELU's input and output, the largest tensors of a block; GELU is so cheap
+            # that only its input is kept. Checkpointing stops before it would repeat fc2.
+            random = self.drop.p > 0
+            x = checkpoint(self._activate_and_project, x, use_reentrant=False, preserve_rng_state=random)
+        else:
+            x = self._activate_and_project(x)
+        return self.drop(x)
+
+    def _activate_and_project(self, x: Tensor) -> Tensor:
+        return self.fc2(self.drop(self.act(x)))
+
+
+def _can_recompute(x: Tensor) -> bool:
+    """Whether a gradient is wanted, and by a differentiation that checkpoints serve."""
+    # The compiler decides on its own what to compute again, and torch.func refuses checkpoints.
+    return (
+        x.requires_grad
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+class StochasticDepth(nn.Module):
+    """Adds a branch to its input, and in training only in randomly drawn samples of the batch.
+
+    The branch is scaled where it is added so that the sum's expectation is that of the whole branch. mmcv's
+    DropPath does the same, in two passes over the branch before it is added; here there is one in all.
+
+    Args:
+        drop_prob: probability of skipping the branch.
+    """
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor, branch: Tensor) -> Tensor:
+        """Add ``branch``, ``(B, H, W, C)``, to ``x``."""
+        if not self.training or self.drop_prob == 0:
+            return x + branch
+        kept = 1 - self.drop_prob
+        factor = x.new_empty((len(x), 1, 1, 1)).bernoulli_(kept).div_(kept)
+        return torch.addcmul(x, branch, factor)
+
+    def extra_repr(self) -> str:
+        """The setting."""
+        return f'drop_prob={self.drop_prob:g}'
 
 
 class Block(nn.Module):
@@ -164,7 +219,7 @@ class Block(nn.Module):
         )
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop_rate)
-        self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
+        self.drop_path = StochasticDepth(drop_path_rate)
         if layer_scale is None:
             self.gamma1 = self.gamma2 = 1.0
         else:
@@ -173,8 +228,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply both branches; keeps the shape."""
-        x = x + self.drop_path(self._scaled(self.gamma1, self.attn(self.norm1(x))))
-        return x + self.drop_path(self._scaled(self.gamma2, self.mlp(self.norm2(x))))
+        x = self.drop_path(x, self._scaled(self.gamma1, self.attn(self.norm1(x))))
+        return self.drop_path(x, self._scaled(self.gamma2, self.mlp(self.norm2(x))))
 
     @staticmethod
     def _scaled(gamma: Tensor | float, x: Tensor) -> Tensor:

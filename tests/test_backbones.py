@@ -1,15 +1,18 @@
-"""NAT, DiNAT and DiNAT_s: golden vectors, arguments, freezing, published weights."""
+"""NAT, DiNAT and DiNAT_s: golden vectors, arguments, freezing, memory and copies, published weights."""
 
+import copy
 import subprocess
 import sys
 
 import pytest
 import torch
 from golden import MODEL_CASES, drawn, expected, fill_parameters, relative_error
+from torch.profiler import ProfilerActivity, profile
 
 import nat_backbones
-from nat_backbones import NAT, DiNAT, DiNAT_s
+from nat_backbones import NAT, DiNAT, DiNAT_s, layers
 from nat_backbones.checkpoint_file import CheckpointError
+from nat_backbones.layers import Mlp, StochasticDepth
 from nat_backbones.pretrained import load_pretrained, resize_rpb
 
 SMALL = dict(embed_dim=16, depths=(1, 2, 1, 1), num_heads=(1, 2, 4, 8), mlp_ratio=2.0, kernel_size=3)
@@ -156,8 +159,128 @@ def test_activation_checkpointing_changes_nothing():
 
 def test_stochastic_depth_grows_linearly():
     model = small_nat(drop_path_rate=0.4)
-    rates = [getattr(b.drop_path, 'drop_prob', 0.0) for level in model.levels for b in level.blocks]
+    rates = [b.drop_path.drop_prob for level in model.levels for b in level.blocks]
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_stochastic_depth_keeps_or_skips_whole_branches(dtype):
+    torch.manual_seed(0)
+    add = StochasticDepth(0.25)
+    x = torch.randn(4000, 1, 1, 2)
+    branch = torch.randn(4000, 1, 1, 2, dtype=dtype, requires_grad=True)
+    added = add(x, branch)
+    assert added.dtype == x.dtype
+    kept = (added != x).flatten(1).any(1)
+    assert kept.float().mean() == pytest.approx(0.75, abs=0.03)
+    assert torch.equal(added[~kept], x[~kept])
+    assert torch.allclose(added[kept], x[kept] + branch[kept].float() / 0.75, atol=1e-5)
+    (grad,) = torch.autograd.grad(added.sum(), branch)
+    assert torch.allclose(grad[kept], torch.full_like(grad[kept], 1 / 0.75))
+    assert not grad[~kept].any()
+    assert torch.equal(add.eval()(x, branch), x + branch)
+
+
+# What the backbones keep for the backward, compute again in it, and copy.
+
+
+def saved_bytes(function):
+    """Bytes that autograd keeps for the backward of ``function``, each storage once."""
+    storages = {}
+
+    def pack(tensor):
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = function()
+    return sum(storage.nbytes() for storage in storages.values()), output
+
+
+def calls_of(function, operator):
+    """The profiler's events of an operator."""
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+        function()
+    return [event for event in profiler.events() if event.name == operator]
+
+
+@pytest.mark.parametrize('drop', [0.0, 0.3])
+@pytest.mark.parametrize('autocast', [False, True])
+def test_mlp_keeps_only_what_gelu_starts_from(drop, autocast, monkeypatch):
+    torch.manual_seed(0)
+    mlp = Mlp(32, 96, drop)
+    x = torch.randn(2, 50, 32, requires_grad=True)
+
+    def run():
+        torch.manual_seed(1)
+        with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+            return mlp(x)
+
+    def gradients():
+        return torch.autograd.grad(run().float().square().mean(), [x, *mlp.parameters()])
+
+    kept, _ = saved_bytes(run)
+    if not drop and not autocast:
+        assert kept == mlp.fc1.weight.nbytes + x.nbytes + 3 * x.nbytes
+    assert len(calls_of(gradients, 'aten::gelu')) == 2
+    # Computing again stops within the call of fc2, before the bias is copied and added to.
+    products = calls_of(gradients, 'aten::addmm')
+    computed = ['aten::copy_' in [part.name for part in product.cpu_children] for product in products]
+    assert computed == [True, True, False]
+    found = gradients()
+    with torch.no_grad():
+        assert len(calls_of(run, 'aten::gelu')) == 1
+    monkeypatch.setattr(layers, '_can_recompute', lambda x: False)
+    more, _ = saved_bytes(run)
+    assert more > kept
+    assert len(calls_of(gradients, 'aten::gelu')) == 1
+    for a, b in zip(found, gradients(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_recomputing_serves_second_derivatives_and_torch_func():
+    model = small_nat(drop_path_rate=0.0)
+    plain = copy.deepcopy(model).eval()
+    images = torch.randn(1, 3, 40, 40)
+    parameters = dict(model.named_parameters())
+
+    def loss(model, parameters):
+        outputs = torch.func.functional_call(model, parameters, (images,))
+        return sum(output.square().mean() for output in outputs)
+
+    results = []
+    for module in (model, plain):
+        first = torch.autograd.grad(loss(module, parameters), parameters.values(), create_graph=True)
+        penalty = sum(grad.square().sum() for grad in first)
+        second = torch.autograd.grad(penalty, parameters.values(), allow_unused=True)
+        of_func = torch.func.grad(loss, argnums=1)(module, parameters)
+        results.append([*first, *(grad for grad in second if grad is not None), *of_func.values()])
+    for a, b in zip(*results, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_compiled_backbone_trains():
+    model = small_nat(drop_path_rate=0.0)
+    compiled = torch.compile(model, fullgraph=True)
+    images = torch.randn(1, 3, 48, 48)
+    results = []
+    for module in (model, compiled):
+        loss = sum(output.square().mean() for output in module(images))
+        results.append(torch.autograd.grad(loss, list(model.parameters())))
+    for a, b in zip(*results, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize('family', ['NAT', 'DiNAT_s'])
+def test_feature_maps_are_copied_only_where_they_are_returned(family):
+    two_levels = dict(embed_dim=16, depths=(1, 1), num_heads=(1, 2), out_indices=(0, 1))
+    model = NAT(mlp_ratio=2.0, **two_levels) if family == 'NAT' else DiNAT_s([[1], [1]], **two_levels)
+    images = torch.randn(1, 3, 128, 128)
+    with torch.no_grad():
+        clones = calls_of(lambda: model(images), 'aten::clone')
+    # Weights, which begin with the number of output channels, may be copied: they are small.
+    maps = [tuple(clone.input_shapes[0]) for clone in clones if clone.input_shapes[0][0] == 1]
+    assert maps == [(1, 3, 128, 128), (1, 16, 32, 32), (1, 32, 16, 16)]
 
 
 @pytest.mark.parametrize(

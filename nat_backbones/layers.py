@@ -8,6 +8,12 @@ from torch.utils.checkpoint import checkpoint
 from natten_ops import NeighborhoodAttention2D
 
 
+def _channels_last(images: Tensor) -> Tensor:
+    """Images whose convolution is channels-last too: no copy before the norm, none in the backward."""
+    # torch.vmap has no contiguous(memory_format=torch.channels_last).
+    return images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+
 class ConvStem(nn.Module):
     """Stem of NAT and DiNAT: two overlapping 3x3 convolutions of stride 2, then LayerNorm.
 
@@ -28,9 +34,7 @@ class ConvStem(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed the images."""
-        # Channels-last images make channels-last convolutions: no copy before the norm nor in the backward.
-        images = images.contiguous(memory_format=torch.channels_last)
-        return self.norm(self.proj(images).permute(0, 2, 3, 1))
+        return self.norm(self.proj(_channels_last(images)).permute(0, 2, 3, 1))
 
 
 class PatchStem(nn.Module):
@@ -55,9 +59,7 @@ class PatchStem(nn.Module):
         # Padding by nothing would copy.
         if height % 4 or width % 4:
             images = F.pad(images, (0, -width % 4, 0, -height % 4))
-        # As in ConvStem.
-        images = images.contiguous(memory_format=torch.channels_last)
-        return self.norm(self.proj(images).permute(0, 2, 3, 1))
+        return self.norm(self.proj(_channels_last(images)).permute(0, 2, 3, 1))
 
 
 class ConvDownsample(nn.Module):

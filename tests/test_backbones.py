@@ -259,6 +259,22 @@ def test_recomputing_serves_second_derivatives_and_torch_func():
         assert torch.allclose(a, b, atol=1e-5)
 
 
+def test_gradients_of_every_sample_with_vmap():
+    model = small_nat(drop_path_rate=0.0)
+    images = torch.randn(3, 1, 3, 40, 40)
+    parameters = dict(model.named_parameters())
+
+    def loss(parameters, image):
+        outputs = torch.func.functional_call(model, parameters, (image,))
+        return sum(output.square().mean() for output in outputs)
+
+    found = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, images)
+    for i, image in enumerate(images):
+        wanted = torch.autograd.grad(loss(parameters, image), parameters.values())
+        for a, b in zip(found.values(), wanted, strict=True):
+            assert torch.allclose(a[i], b, atol=1e-5)
+
+
 def test_compiled_backbone_trains():
     model = small_nat(drop_path_rate=0.0)
     compiled = torch.compile(model, fullgraph=True)
@@ -280,7 +296,7 @@ def test_feature_maps_are_copied_only_where_they_are_returned(family):
         clones = calls_of(lambda: model(images), 'aten::clone')
     # Weights, which begin with the number of output channels, may be copied: they are small.
     maps = [tuple(clone.input_shapes[0]) for clone in clones if clone.input_shapes[0][0] == 1]
-    assert maps == [(1, 3, 128, 128), (1, 16, 32, 32), (1, 32, 16, 16)]
+    assert maps == [(1, 128, 128, 3), (1, 16, 32, 32), (1, 32, 16, 16)]
 
 
 @pytest.mark.parametrize(

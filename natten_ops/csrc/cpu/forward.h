@@ -23,8 +23,13 @@ struct Cutter {
 
   template <typename T>
   T* cut(int64_t count) {
-    T* array = reinterpret_cast<T*>(memory + bytes);
-    bytes += (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
+    const int64_t size = count * static_cast<int64_t>(sizeof(T));
+    const int64_t padded = (size + kGapBytes + 63) / 64 * 64;
+    T* array = memory ? reinterpret_cast<T*>(memory + bytes) : nullptr;
+#if defined(__SANITIZE_ADDRESS__)
+    if (memory) ASAN_POISON_MEMORY_REGION(memory + bytes + size, padded - size);
+#endif
+    bytes += padded;
     return array;
   }
 };

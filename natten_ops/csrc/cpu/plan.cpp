@@ -230,7 +230,11 @@ Run make_run(const Problem& problem, const Plan& plan, int64_t unit) {
 }
 
 void* thread_scratch(int64_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+  constexpr int64_t kKeptBytes = 0;  // no more than asked for, so that it sees what lies beyond
+#else
   constexpr int64_t kKeptBytes = 8 << 20;
+#endif
   struct Free {
     void operator()(void* memory) const { std::free(memory); }
   };
@@ -243,6 +247,9 @@ void* thread_scratch(int64_t bytes) {
     if (!memory) throw std::bad_alloc();
     size = bytes;
   }
+#if defined(__SANITIZE_ADDRESS__)
+  ASAN_UNPOISON_MEMORY_REGION(memory.get(), size);  // the last call's gaps
+#endif
   return memory.get();
 }
 

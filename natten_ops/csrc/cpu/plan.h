@@ -12,6 +12,10 @@
 
 #include "../problem.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace natten_ops::cpu {
 
 // Chunks depend on the number of threads; slabs, of which they are made, do not: each has its own
@@ -115,5 +119,12 @@ class Columns {
 
 // Memory of the calling thread, 64-byte aligned, kept for the next call where it is not large.
 void* thread_scratch(int64_t bytes);
+
+// Bytes that lie unused behind every array in scratch memory, for AddressSanitizer to watch.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr int64_t kGapBytes = 256;
+#else
+constexpr int64_t kGapBytes = 0;
+#endif
 
 }  // namespace natten_ops::cpu

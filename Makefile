@@ -2,12 +2,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES = find natten_ops/csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh'
+# What runs compiled kernels, but not torch's compiler.
+SANITIZED = $(filter-out %_compile.py %_reference.py,$(wildcard tests/test_operator_*.py)) \
+	tests/test_attention_modules.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seg test lint format clean
+.PHONY: help setup demo demo-seg test test-sanitize lint format clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 15
 
 setup:  ## make .venv with everything in it; mmcv is compiled, once (minutes)
 	@$(PYTHON) tools/setup_env.py
@@ -20,6 +23,16 @@ demo-seg: setup  ## train and evaluate a small segmentor
 
 test: lint  ## lint, then run the tests
 	$(BIN)/python -m pytest
+
+# Sanitizers must be there before Python is, and the C++ library, whose exceptions they follow, with
+# them. Output is not captured: theirs would be lost with the program that they end.
+test-sanitize: setup  ## run the operator's tests with AddressSanitizer and UndefinedBehaviorSanitizer (GCC)
+	rm -rf build/sanitize
+	NATTEN_OPS_SANITIZE=1 $(BIN)/python setup.py -q build --build-lib build/sanitize --build-temp build/sanitize-temp
+	NATTEN_OPS_SANITIZE=1 PYTHONPATH=$(CURDIR)/build/sanitize \
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	$(BIN)/pytest -vv --capture=sys $(SANITIZED)
 
 lint: setup  ## check style and formatting
 	$(BIN)/ruff check .

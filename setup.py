@@ -5,6 +5,7 @@ every Python. It is built against the torch of the environment it is installed i
 that torch is not on the path, and is looked up in the environment's site-packages.
 """
 
+import os
 import sys
 import sysconfig
 from collections.abc import Iterable
@@ -39,6 +40,11 @@ def torch_build_helpers() -> tuple:
 
 CppExtension, BuildExtension = torch_build_helpers()
 CSRC = ROOT / 'natten_ops/csrc'
+OPTIONS, LINK_OPTIONS = ['-O3', '-g0'], []
+if os.environ.get('NATTEN_OPS_SANITIZE', '0') == '1':  # for `make test-sanitize`, which has a folder for it
+    LINK_OPTIONS = ['-fsanitize=address,undefined']
+    OPTIONS = [*LINK_OPTIONS, '-fno-sanitize-recover=undefined', '-O1', '-g', '-fno-omit-frame-pointer']
+    OPTIONS += ['-fno-wrapv']  # Python's own options define the overflow of signed integers
 
 
 def relative(paths: Iterable[Path]) -> list[str]:
@@ -53,14 +59,14 @@ setup(
             sources=relative([CSRC / 'registration.cpp', *CSRC.glob('cpu/*.cpp')]),
             depends=relative(CSRC.rglob('*.h')),
             extra_compile_args=[
-                '-O3',
-                '-g0',
+                *OPTIONS,
                 '-ffp-contract=fast',
                 '-Wno-psabi',
                 '-Wno-maybe-uninitialized',
                 '-fvisibility=hidden',
                 f'-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}',
             ],
+            extra_link_args=LINK_OPTIONS,
             py_limited_api=True,
         )
     ],

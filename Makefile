@@ -7,7 +7,7 @@ SANITIZED = $(filter-out %_compile.py %_reference.py,$(wildcard tests/test_opera
 	tests/test_attention_modules.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seg test test-sanitize lint format clean
+.PHONY: help setup demo demo-seg test test-sanitize benchmark lint format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 15
@@ -33,6 +33,14 @@ test-sanitize: setup  ## run the operator's tests with AddressSanitizer and Unde
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	$(BIN)/pytest -vv --capture=sys $(SANITIZED)
+
+benchmark: setup  ## time operator, modules and backbones, into benchmarks/; draw the README's picture (15 minutes)
+	$(BIN)/python tools/benchmark_ops.py --quick
+	$(BIN)/python tools/benchmark_ops.py --quick --no-peers --threads 1 2 --out benchmarks/operator_cpu_threads.csv
+	$(BIN)/python tools/benchmark_ops.py --quick --no-peers --dtype float32 bfloat16 --out benchmarks/operator_cpu_bfloat16.csv
+	$(BIN)/python tools/benchmark_ops.py --quick --no-peers --capability avx2 --out benchmarks/operator_cpu_avx2.csv
+	$(BIN)/python tools/benchmark_models.py
+	$(BIN)/python tools/plot_speed.py
 
 lint: setup  ## check style and formatting
 	$(BIN)/ruff check .

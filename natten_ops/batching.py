@@ -24,11 +24,14 @@ def _mapped_first(tensors: Sequence[Tensor], dims: Sequence[int | None], batch_s
 def _fold(operator: Callable, tensors: Sequence[Tensor], batch_size: int) -> list[Tensor]:
     """One call for all, with the mapped dimension, which is in front, as part of the batch."""
     results = operator(*(tensor.flatten(0, 1) for tensor in tensors))
-    return [result.unflatten(0, (batch_size, result.shape[0] // batch_size)) for result in results]
+    return [result.unflatten(0, (batch_size, tensors[0].shape[1])) for result in results]
 
 
 def _loop(operator: Callable, tensors: Sequence[Tensor], batch_size: int) -> list[Tensor]:
     """One call for each entry of the mapped dimension, which is in front."""
+    if batch_size == 0:  # one call, for the shapes
+        results = operator(*(tensor.new_zeros(tensor.shape[1:]) for tensor in tensors))
+        return [result.expand(0, *result.shape) for result in results]
     results = [operator(*(tensor[index] for tensor in tensors)) for index in range(batch_size)]
     return [torch.stack(result) for result in zip(*results, strict=True)]
 

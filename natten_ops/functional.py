@@ -149,6 +149,7 @@ def packed_neighborhood_attention(
             rank, *qkv.unbind(-3), kernel_size, 1, dilation, False, scale, rpb, 'shifted', dropout
         )  # fmt: skip
     qkv, _, _, rpb = autocast.cast(qkv, qkv, qkv, rpb)
+    check_tensors(query, query, query, rank)
     check_window(query.shape[1:-2], kernel_size, once, dilation, 'shifted')
     if rpb is not None:
         check_rpb(rpb, qkv.select(-3, 0), kernel_size)

@@ -149,3 +149,9 @@ def test_direct_callers_of_the_operator_are_checked(kernel_size, dilation, key, 
     key = query if key is None else key
     with pytest.raises(RuntimeError, match='natten_ops'):
         torch.ops.natten_ops.na_forward(query, key, query, rpb, kernel_size, dilation, 1.0)
+
+
+def test_direct_callers_without_channels_are_refused():
+    query = torch.empty(1, 8, 1, 0)
+    with pytest.raises(RuntimeError, match='at least one head and channel'):
+        torch.ops.natten_ops.na_forward(query, query, query, None, (3,), (1,), 1.0)

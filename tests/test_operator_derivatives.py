@@ -107,6 +107,13 @@ def test_vmap(in_dims, dim):
     close(torch.vmap(fast, dims)(*moved), wanted)
 
 
+def test_vmap_over_nothing():
+    tensors = torch.randn(0, 1, 6, 6, 2, 4)
+    assert torch.vmap(lambda t: na2d(t, t, t, 3))(tensors).shape == tensors.shape
+    biases = torch.randn(0, 2, 5, 5)
+    assert torch.vmap(lambda t, rpb: na2d(t, t, t, 3, rpb=rpb))(tensors, biases).shape == tensors.shape
+
+
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 def test_vmap_of_other_dtypes(dtype):
     query, key, value, rpb = (t.to(dtype) for t in many())

@@ -108,3 +108,15 @@ def test_without_library_the_reference_is_used_with_one_warning(tmp_path):
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith(str(tmp_path))
     assert run.stderr.count('falls back to its PyTorch reference') == 1
+
+
+@pytest.mark.parametrize('value', ['', 'avx512_vnni'])
+def test_unknown_capabilities_choose_what_torch_chooses(value):
+    program = (
+        'import torch, natten_ops\n'
+        'assert torch.ops.natten_ops.cpu_capability() == torch.backends.cpu.get_cpu_capability()\n'
+    )
+    folder = Path(natten_ops.__file__).parents[1]
+    environment = os.environ | dict(ATEN_CPU_CAPABILITY=value, PYTHONPATH=str(folder))
+    run = subprocess.run([sys.executable, '-c', program], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr

@@ -52,6 +52,8 @@ Problem make_problem(const Tensor& query, const std::vector<int64_t>& kernel_siz
                   "natten_ops: kernel_size needs ", rank, " entries, got ", kernel_size.size());
   STD_TORCH_CHECK(static_cast<int64_t>(dilation.size()) == rank, "natten_ops: dilation needs ",
                   rank, " entries, got ", dilation.size());
+  STD_TORCH_CHECK(query.size(rank + 1) >= 1 && query.size(rank + 2) >= 1,
+                  "natten_ops: query needs at least one head and channel");
   Problem problem{query.size(0), {1, 1}, query.size(rank + 1), query.size(rank + 2), {1, 1},
                   {1, 1},        scale};
   for (int64_t axis = 0; axis < rank; ++axis) {
@@ -287,7 +289,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(natten_ops, m) {
   m.def(
       "na_forward(Tensor query, Tensor key, Tensor value, Tensor? rpb, int[] kernel_size, "
       "int[] dilation, float scale) -> (Tensor output, Tensor logsumexp)");
-  // grad_rpb is empty where rpb is None.
+  // grad_rpb is empty where rpb is None. output is for kernels that want it; those of the CPU do
+  // not.
   m.def(
       "na_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value, Tensor? rpb, "
       "Tensor output, Tensor logsumexp, int[] kernel_size, int[] dilation, float scale) -> "

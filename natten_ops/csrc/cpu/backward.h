@@ -2,12 +2,12 @@
 // computed of those, and weights also of the other queries that attend to them. For the rows of
 // queries that attend to the run's keys, in groups of up to kRows:
 //   - keys and values are transposed into rings of rows as in the forward, the group's queries and
-//     output gradients into rows, (kRows, channels, pitch);
-//   - for every tile of columns: logits again, weights P = exp(logit - logsumexp), dP =
-//   <grad_output,
-//     value>, D = P * (dP - sum of P dP); D gives grad_query and grad_bias. P and D also go into
-//     planes, (kRows, kernel_size[0], 2 kernel_size[1] - 1, pitch): one for every row of queries,
-//     row of its window and column offset, at the column of the *key*;
+//     output gradients into rows, (rows, channels, pitch);
+//   - for every tile of columns: logits again, weights P = exp(logit - logsumexp), their gradients
+//     dP, inner products of output gradient and value, and those of the logits, D = P * (dP - sum
+//     of P dP), which give the gradients of queries and bias. P and D also go into planes, (rows,
+//     kernel_size[0], 2 kernel_size[1] - 1, pitch): one for every row of queries, row of its window
+//     and column offset, at the column of the *key*;
 //   - for every tile of the block's columns, as keys: P and D, which now lie as a key's lanes need
 //     them, times grad_output and query are added to rings of grad_value and grad_key. Rows of keys
 //     that no later query attends to are then complete.

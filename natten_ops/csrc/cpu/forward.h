@@ -8,8 +8,8 @@ template <typename T>
 struct ForwardBuffers {
   int64_t pitch, ring_rows;
   T *keys, *values;      // (ring_rows, channels, pitch)
-  T *queries, *outputs;  // of a tile, (kRows, channels, kLanes)
-  T* logits;             // of a tile, (kRows, kernel_size[0], steps, kLanes)
+  T *queries, *outputs;  // of a tile, (rows, channels, kLanes)
+  T* logits;             // of a tile, (rows, kernel_size[0], steps, kLanes)
   Integer<T>* masks;     // of a tile, (steps, kLanes)
   int32_t* bias_source;  // of a tile, (kLanes)
   Partner* partners;     // of a tile, at most ring_rows

@@ -66,7 +66,8 @@ NATTEN_OPS_INLINE V maximum(V a, V b) {
   return a > b ? a : b;
 }
 
-// 2^x for x <= 0 with relative error below 2e-7 (double: libm's); 0 below 2^-126; NaN stays NaN.
+// 2^x for x <= 0 with relative error below 2e-7 (double: libm's); 0 far below 2^-126; NaN stays
+// NaN.
 template <int kLanes>
 NATTEN_OPS_INLINE Lanes<float, kLanes> exp2_of(Lanes<float, kLanes> x) {
   using V = Lanes<float, kLanes>;

@@ -229,28 +229,49 @@ Run make_run(const Problem& problem, const Plan& plan, int64_t unit) {
   return run;
 }
 
-void* thread_scratch(int64_t bytes) {
-#if defined(__SANITIZE_ADDRESS__)
-  constexpr int64_t kKeptBytes = 0;  // no more than asked for, so that it sees what lies beyond
-#else
-  constexpr int64_t kKeptBytes = 8 << 20;
-#endif
+namespace {
+
+struct Scratch {
   struct Free {
     void operator()(void* memory) const { std::free(memory); }
   };
-  thread_local std::unique_ptr<void, Free> memory;
-  thread_local int64_t size = 0;
-  if (size < bytes || size > std::max(bytes, kKeptBytes)) {
+  std::unique_ptr<void, Free> memory;
+  int64_t size = 0;
+
+  void release() {
     memory.reset();
     size = 0;
-    memory.reset(std::aligned_alloc(64, round_up(bytes, 64)));
-    if (!memory) throw std::bad_alloc();
-    size = bytes;
+  }
+};
+
+thread_local Scratch scratch;
+
+#if defined(__SANITIZE_ADDRESS__)
+constexpr int64_t kKeptBytes = 0;  // no more than asked for, so that it sees what lies beyond
+#else
+constexpr int64_t kKeptBytes = 8 << 20;
+#endif
+
+}  // namespace
+
+void* thread_scratch(int64_t bytes) {
+  if (scratch.size < bytes || scratch.size > std::max(bytes, kKeptBytes)) {
+    scratch.release();
+    scratch.memory.reset(std::aligned_alloc(64, round_up(bytes, 64)));
+    if (!scratch.memory) throw std::bad_alloc();
+    scratch.size = bytes;
   }
 #if defined(__SANITIZE_ADDRESS__)
-  ASAN_UNPOISON_MEMORY_REGION(memory.get(), size);  // the last call's gaps
+  ASAN_UNPOISON_MEMORY_REGION(scratch.memory.get(), scratch.size);  // the last call's gaps
 #endif
-  return memory.get();
+  return scratch.memory.get();
+}
+
+void release_large_thread_scratch() {
+#if defined(__SANITIZE_ADDRESS__)
+  if (scratch.memory) ASAN_UNPOISON_MEMORY_REGION(scratch.memory.get(), scratch.size);
+#endif
+  if (scratch.size > kKeptBytes) scratch.release();
 }
 
 }  // namespace natten_ops::cpu

@@ -64,10 +64,11 @@ enum class Access {
 // query, or the queries of a key) lie dilation * offset columns away, for the offsets from low to
 // high of the lane.
 //
-// A tile goes through `steps` steps. Plain and masked tiles: step t is offset low + t of all lanes;
-// masked ones go through every lane's offsets and mask those out of a lane's range. Permuted tiles
-// (of queries, where all lanes have kernel_size offsets): step t is the t-th offset of each lane.
-// Unused lanes of a masked tile have an empty range; those of a permuted one repeat the first lane.
+// A tile goes through `steps` steps. Plain and masked tiles: step t is offset lowest + t of all
+// lanes; masked ones go through every lane's offsets and mask those out of a lane's range. Permuted
+// tiles (of queries, where all lanes have kernel_size offsets): step t is the t-th offset of each
+// lane. Unused lanes of a masked tile have an empty range; those of a permuted one repeat a used
+// one.
 struct ColumnTile {
   int64_t begin;  // first column
   int64_t count;  // columns, at most lanes
@@ -117,8 +118,10 @@ class Columns {
   std::vector<ColumnTile> query_tiles_, key_tiles_;
 };
 
-// Memory of the calling thread, 64-byte aligned, kept for the next call where it is not large.
+// Memory of the calling thread, 64-byte aligned, kept for the next call until released.
 void* thread_scratch(int64_t bytes);
+// Gives the thread's memory back where it is more than 8 MB.
+void release_large_thread_scratch();
 
 // Bytes that lie unused behind every array in scratch memory, for AddressSanitizer to watch.
 #if defined(__SANITIZE_ADDRESS__)

@@ -129,8 +129,6 @@ NATTEN_OPS_INLINE void dot_rows(const Partner& partner, const Partners<T>& partn
       NATTEN_OPS_CASE(3)
       NATTEN_OPS_CASE(4)
       NATTEN_OPS_CASE(5)
-      NATTEN_OPS_CASE(6)
-      NATTEN_OPS_CASE(7)
     }
 #undef NATTEN_OPS_CASE
     first += count;

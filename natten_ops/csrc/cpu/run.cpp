@@ -13,16 +13,15 @@ namespace {
 const Kernels& choose() {
 #if defined(__x86_64__)
   const char* capability = std::getenv("ATEN_CPU_CAPABILITY");
-  const auto allowed = [&](const char* name) {
-    return !capability || std::strcmp(capability, name) == 0;
-  };
+  const auto is = [&](const char* name) { return capability && !std::strcmp(capability, name); };
+  if (is("default")) return kDefaultKernels;
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                     __builtin_cpu_supports("f16c");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vl");
-  if (avx512 && allowed("avx512")) return kAvx512Kernels;
-  if (avx2 && (allowed("avx2") || allowed("avx512"))) return kAvx2Kernels;
+  if (avx512 && !is("avx2")) return kAvx512Kernels;
+  if (avx2) return kAvx2Kernels;
 #endif
   return kDefaultKernels;
 }
@@ -34,6 +33,10 @@ void run_units(const Call& call, bool is_backward, ScratchSize scratch_size, Com
   const int64_t number = is_double ? sizeof(double) : sizeof(float);
   const VectorSizes vectors{kernels().wide / number, kernels().narrow / number,
                             kernels().permutes && !is_double};
+  // Large scratch memory goes back at the end, also where something throws.
+  struct Release {
+    ~Release() { release_large_thread_scratch(); }
+  } release;
   std::optional<Columns> columns;
   int64_t column_block = -1;
   void* scratch = nullptr;

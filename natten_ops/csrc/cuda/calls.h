@@ -1,0 +1,40 @@
+// What the CUDA kernels are called with. Neither torch nor CUDA is needed to include this.
+#pragma once
+
+#include <cstdint>
+
+#include "../problem.h"
+
+namespace natten_ops::cuda {
+
+// Computed in double for float64, else in float: "compute type" below. All pointers are to the
+// device's memory.
+struct ForwardCall {
+  Problem problem;
+  Dtype dtype;
+  TensorView query, key, value, output;
+  const void* bias;  // compute type, contiguous (heads, bias_size); or null
+  void* logsumexp;   // compute type, contiguous (batch, axis 0, axis 1, heads)
+};
+
+struct BackwardCall {
+  Problem problem;
+  Dtype dtype;
+  TensorView grad_output, query, key, value, output;
+  const void* bias;       // as in the forward
+  const void* logsumexp;  // as in the forward
+  TensorView grad_query, grad_key, grad_value;
+  void* grad_bias;  // compute type, contiguous (heads, bias_size); null without a bias
+  void* scratch;    // backward_scratch bytes, 16-byte aligned, not initialized
+};
+
+// Bytes of scratch memory that the backward needs. Looks at nothing that changes from call to call
+// but problem, dtype and whether there is a bias.
+int64_t backward_scratch(const BackwardCall& call);
+
+// Put the kernels on a stream (a cudaStream_t) of the current device, without waiting for them.
+// Return null, or what is wrong, in words.
+const char* forward(const ForwardCall& call, void* stream);
+const char* backward(const BackwardCall& call, void* stream);
+
+}  // namespace natten_ops::cuda

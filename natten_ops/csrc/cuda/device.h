@@ -1,0 +1,223 @@
+// All that kernels know of the device: threads, memory, copies, tensor cores, launches. Every PTX
+// instruction is here. Tests compile the same kernels for the host, with tests/simt/device.h in the
+// place of this file; both define the same names with the same contract.
+//
+// Blocks and grids are one-dimensional; a warp is 32 consecutive threads.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#define NATTEN_OPS_DEVICE __device__ __forceinline__
+#define NATTEN_OPS_HOST_DEVICE __host__ __device__ __forceinline__
+// A kernel of blocks of kThreads threads, of which kBlocks fit a multiprocessor at once.
+#define NATTEN_OPS_KERNEL(kThreads, kBlocks) __global__ void __launch_bounds__(kThreads, kBlocks)
+#define NATTEN_OPS_UNROLL _Pragma("unroll")
+
+namespace natten_ops::cuda {
+
+// Numbers in memory of 16 bits.
+struct Float16 {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+NATTEN_OPS_DEVICE float widen(float number) { return number; }
+NATTEN_OPS_DEVICE double widen(double number) { return number; }
+NATTEN_OPS_DEVICE float widen(Float16 number) { return __half2float(__ushort_as_half(number.bits)); }
+NATTEN_OPS_DEVICE float widen(BFloat16 number) { return __uint_as_float(uint32_t(number.bits) << 16); }
+
+NATTEN_OPS_DEVICE void narrow(float number, float& to) { to = number; }
+NATTEN_OPS_DEVICE void narrow(double number, double& to) { to = number; }
+NATTEN_OPS_DEVICE void narrow(float number, Float16& to) {
+  to.bits = __half_as_ushort(__float2half_rn(number));
+}
+NATTEN_OPS_DEVICE void narrow(float number, BFloat16& to) {
+  to.bits = __bfloat16_as_ushort(__float2bfloat16_rn(number));
+}
+
+// Two numbers of 16 bits in a word, the first in its lower half.
+template <typename Element>
+NATTEN_OPS_DEVICE uint32_t pack(float low, float high) {
+  if constexpr (sizeof(Element) == 2 && __is_same(Element, Float16)) {
+    const __half2 both = __floats2half2_rn(low, high);
+    return *reinterpret_cast<const uint32_t*>(&both);
+  } else {
+    const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
+    return *reinterpret_cast<const uint32_t*>(&both);
+  }
+}
+
+template <typename Element>
+NATTEN_OPS_DEVICE void unpack(uint32_t word, float& low, float& high) {
+  low = widen(Element{static_cast<uint16_t>(word & 0xffff)});
+  high = widen(Element{static_cast<uint16_t>(word >> 16)});
+}
+
+NATTEN_OPS_DEVICE int thread_index() { return threadIdx.x; }
+NATTEN_OPS_DEVICE int block_index() { return blockIdx.x; }
+NATTEN_OPS_DEVICE int block_count() { return gridDim.x; }
+
+// The block's shared memory, as much as it was launched with, 16-byte aligned.
+NATTEN_OPS_DEVICE char* shared_memory() {
+  extern __shared__ __align__(16) char memory[];
+  return memory;
+}
+
+// All threads of the block, or of the warp, have come here, and see what the others have written.
+NATTEN_OPS_DEVICE void block_barrier() { __syncthreads(); }
+NATTEN_OPS_DEVICE void warp_barrier() { __syncwarp(); }
+
+// To be called by all threads of a warp together.
+template <typename T>
+NATTEN_OPS_DEVICE T shuffle_xor(T number, int mask) {
+  return __shfl_xor_sync(0xffffffffu, number, mask);
+}
+template <typename T>
+NATTEN_OPS_DEVICE T shuffle(T number, int lane) {
+  return __shfl_sync(0xffffffffu, number, lane);
+}
+NATTEN_OPS_DEVICE bool warp_any(bool is) { return __any_sync(0xffffffffu, is); }
+
+// 2^x and log2(x). Fast in float: 2 ulp or so, 2^-inf = 0, 2^(very small) may be 0.
+NATTEN_OPS_DEVICE float exp2_of(float x) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
+}
+NATTEN_OPS_DEVICE double exp2_of(double x) { return exp2(x); }
+NATTEN_OPS_DEVICE float log2_of(float x) { return log2f(x); }
+NATTEN_OPS_DEVICE double log2_of(double x) { return log2(x); }
+
+// 16 bytes from global to shared memory, both 16-byte aligned; zeros where `valid` is false, when
+// `global` is not read. Written when copy_async_wait and then a barrier have passed.
+NATTEN_OPS_DEVICE void copy_async_16(void* shared, const void* global, bool valid) {
+#if __CUDA_ARCH__ >= 800
+  const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global),
+               "r"(valid ? 16 : 0)
+               : "memory");
+#else
+  uint4 words = {0, 0, 0, 0};
+  if (valid) words = *static_cast<const uint4*>(global);
+  *static_cast<uint4*>(shared) = words;
+#endif
+}
+// Closes a batch of copies; copy_async_wait<n> waits for all but the last n batches of the thread.
+NATTEN_OPS_DEVICE void copy_async_commit() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+template <int kBatches>
+NATTEN_OPS_DEVICE void copy_async_wait() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" ::"n"(kBatches) : "memory");
+#endif
+}
+
+// Four 8 x 8 matrices of 16-bit numbers. Thread 8 i + r gives the address (16-byte aligned, shared)
+// of row r of matrix i; words[i] of thread t holds columns 2 (t % 4) and the next of row t / 4 of
+// matrix i; transposed: rows 2 (t % 4) and the next of column t / 4.
+NATTEN_OPS_DEVICE void load_matrices(uint32_t (&words)[4], const void* row) {
+  const uint32_t from = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(from)
+               : "memory");
+}
+NATTEN_OPS_DEVICE void load_matrices_transposed(uint32_t (&words)[4], const void* row) {
+  const uint32_t from = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(from)
+               : "memory");
+}
+
+// sum += a * b for a (16, 16), b (16, 8), sum (16, 8) in float, spread over the warp as
+// mma.m16n8k16 has it. With g = thread / 4, c = 2 (thread % 4):
+//   a[0], a[1], a[2], a[3]: a[g][c, c+1], a[g+8][c, c+1], a[g][c+8, c+9], a[g+8][c+8, c+9]
+//   b[0], b[1]:             b[c, c+1][g], b[c+8, c+9][g]
+//   sum[0..3]:              sum[g][c], sum[g][c+1], sum[g+8][c], sum[g+8][c+1]
+// BFloat16 needs compute capability 8.0; before, this traps.
+template <typename Element>
+NATTEN_OPS_DEVICE void multiply_add(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0,
+                                    uint32_t b1) {
+#if __CUDA_ARCH__ >= 800
+  if constexpr (__is_same(Element, Float16)) {
+    asm(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  } else {
+    asm(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+#else
+  if constexpr (__is_same(Element, Float16)) {
+    NATTEN_OPS_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      asm(
+          "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
+          "{%0, %1, %2, %3};"
+          : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+          : "r"(a[2 * half]), "r"(a[2 * half + 1]), "r"(half ? b1 : b0));
+    }
+  } else {
+    __trap();
+  }
+#endif
+}
+
+// 10 times the major, plus the minor compute capability of the current device; 0 without one.
+inline int compute_capability() {
+  int device = 0, major = 0, minor = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) != cudaSuccess) {
+    return 0;
+  }
+  return 10 * major + minor;
+}
+
+// Most bytes of shared memory that a block of the current device can have.
+inline int64_t shared_memory_limit() {
+  int device = 0, bytes = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
+          cudaSuccess) {
+    return 48 << 10;
+  }
+  return bytes;
+}
+
+// Puts kernel(arguments...) on the stream: `blocks` blocks (1 to 2^31 - 1) of `threads` threads
+// with `shared_bytes` of shared memory each. Returns null, or the error in words.
+template <typename... Parameters, typename... Arguments>
+const char* launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
+                   void* stream, const Arguments&... arguments) {
+  if (shared_bytes > (48 << 10)) {
+    const cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(shared_bytes));
+    if (error != cudaSuccess) {
+      cudaGetLastError();
+      return cudaGetErrorString(error);
+    }
+  }
+  kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes,
+           static_cast<cudaStream_t>(stream)>>>(arguments...);
+  const cudaError_t error = cudaGetLastError();
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+}  // namespace natten_ops::cuda

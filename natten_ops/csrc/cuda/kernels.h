@@ -1,0 +1,24 @@
+// The two families of kernels that run.cu chooses from. Each launches what it needs on the stream
+// and returns null, or what is wrong, in words.
+#pragma once
+
+#include "calls.h"
+
+namespace natten_ops::cuda {
+
+// On ordinary cores, exact to the compute type: every dtype, any head_dim up to
+// kScalarMaxHeadDim, any strides.
+constexpr int64_t kScalarMaxHeadDim = 256;
+const char* scalar_forward(const ForwardCall& call, void* stream);
+const char* scalar_backward(const BackwardCall& call, void* stream);
+int64_t scalar_backward_scratch(const BackwardCall& call);
+
+// On tensor cores: float16 and bfloat16, head_dim a multiple of 8 up to 128, channels side by side
+// and tokens 16-byte aligned.
+bool matrix_covers(const ForwardCall& call);
+bool matrix_covers(const BackwardCall& call);
+const char* matrix_forward(const ForwardCall& call, void* stream);
+const char* matrix_backward(const BackwardCall& call, void* stream);
+int64_t matrix_backward_scratch(const BackwardCall& call);
+
+}  // namespace natten_ops::cuda

@@ -1,0 +1,31 @@
+// Chooses the kernels of a call.
+#include "device.h"
+#include "kernels.h"
+
+namespace natten_ops::cuda {
+
+namespace {
+
+bool is_empty(const Problem& problem) {
+  return problem.batch * problem.length[0] * problem.length[1] == 0;
+}
+
+}  // namespace
+
+int64_t backward_scratch(const BackwardCall& call) {
+  const int64_t scalar = scalar_backward_scratch(call);
+  const int64_t matrix = matrix_covers(call) ? matrix_backward_scratch(call) : 0;
+  return scalar > matrix ? scalar : matrix;
+}
+
+const char* forward(const ForwardCall& call, void* stream) {
+  if (is_empty(call.problem)) return nullptr;
+  return matrix_covers(call) ? matrix_forward(call, stream) : scalar_forward(call, stream);
+}
+
+const char* backward(const BackwardCall& call, void* stream) {
+  if (is_empty(call.problem)) return nullptr;
+  return matrix_covers(call) ? matrix_backward(call, stream) : scalar_backward(call, stream);
+}
+
+}  // namespace natten_ops::cuda

@@ -1,8 +1,9 @@
-"""Builds natten_ops' compiled library; everything else is in pyproject.toml.
+"""Builds natten_ops' compiled libraries; everything else is in pyproject.toml.
 
-The library is compiled against the stable ABI of torch, so one binary serves every torch from 2.10 on and
-every Python. It is built against the torch of the environment it is installed into: with build isolation
-that torch is not on the path, and is looked up in the environment's site-packages.
+There is one for the CPU and, where nvcc is found (setup_cuda.py), one more for CUDA. They are compiled
+against the stable ABI of torch, so one binary serves every torch from 2.10 on and every Python. They are
+built against the torch of the environment they are installed into: with build isolation that torch is not
+on the path, and is looked up in the environment's site-packages.
 """
 
 import os
@@ -11,19 +12,23 @@ import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
+sys.path.insert(0, str(ROOT))  # build isolation takes it out
+
+import setup_cuda  # noqa: E402
+
 # The oldest torch whose stable ABI the library may use: 2.10.0, as torch/csrc/stable/version.h packs it.
 TORCH_TARGET_VERSION = '0x020a000000000000'
 
 
-def torch_build_helpers() -> tuple:
-    """The CppExtension and BuildExtension of the torch in the environment being installed into."""
+def find_torch() -> tuple:
+    """The torch in the environment being installed into, and its torch.utils.cpp_extension."""
     sys.path.extend({sysconfig.get_path('purelib'), sysconfig.get_path('platlib')} - set(sys.path))
     try:
         import torch
-        from torch.utils.cpp_extension import BuildExtension, CppExtension
+        import torch.utils.cpp_extension
     except ModuleNotFoundError as error:
         raise SystemExit(
             f'error: mmnat is compiled against the torch of your environment, but {error.name!r} is not'
@@ -35,13 +40,14 @@ def torch_build_helpers() -> tuple:
             f'error: mmnat needs torch >= 2.10, but {sys.executable} has {torch.__version__};'
             ' update torch first'
         )
-    return CppExtension, BuildExtension
+    return torch, torch.utils.cpp_extension
 
 
-CppExtension, BuildExtension = torch_build_helpers()
+torch, cpp_extension = find_torch()
 CSRC = ROOT / 'natten_ops/csrc'
 OPTIONS, LINK_OPTIONS = ['-O3', '-g0'], []
-if os.environ.get('NATTEN_OPS_SANITIZE', '0') == '1':  # for `make test-sanitize`, which has a folder for it
+SANITIZE = os.environ.get('NATTEN_OPS_SANITIZE', '0') == '1'  # for `make test-sanitize`, in its own folder
+if SANITIZE:
     LINK_OPTIONS = ['-fsanitize=address,undefined']
     OPTIONS = [*LINK_OPTIONS, '-fno-sanitize-recover=undefined', '-O1', '-g', '-fno-omit-frame-pointer']
     OPTIONS += ['-fno-wrapv']  # Python's own options define the overflow of signed integers
@@ -52,24 +58,80 @@ def relative(paths: Iterable[Path]) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for path in paths)
 
 
+TORCH_OPTIONS = [f'-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}']
+CUDA_NAME = 'natten_ops._CUDA'
+
+
+def choose_cuda() -> tuple[setup_cuda.Nvcc | None, list[str]]:
+    """The compiler for CUDA, None where CUDA is left out, and what to compile for."""
+    if SANITIZE:  # the sanitizers are for the CPU's kernels
+        return None, []
+    try:
+        nvcc = setup_cuda.choose_nvcc(torch_is_rocm=torch.version.hip is not None)
+        if nvcc is None:
+            return None, []
+        return nvcc, setup_cuda.choose_architectures(nvcc, os.environ.get('TORCH_CUDA_ARCH_LIST', ''))
+    except setup_cuda.BuildError as error:
+        raise SystemExit(f'error: {error}') from None
+
+
+NVCC, ARCHITECTURES = choose_cuda()
+
+
+class BuildLibraries(cpp_extension.BuildExtension):
+    """Builds the CPU's library as torch does, and CUDA's, which torch builds only if it has CUDA itself."""
+
+    def run(self) -> None:
+        """Build; a CUDA library of an earlier build does not stay behind where there is no new one."""
+        super().run()
+        if NVCC is None:
+            for folder in (self.build_lib, *([ROOT] if self.inplace else [])):
+                (Path(folder) / 'natten_ops' / setup_cuda.LIBRARY).unlink(missing_ok=True)
+
+    def build_extension(self, extension: Extension) -> None:
+        """Build one library."""
+        if extension.name != CUDA_NAME:
+            super().build_extension(extension)
+            return
+        include = [f'-isystem={path}' for path in cpp_extension.include_paths()]
+        folders = [f'-L{path}' for path in cpp_extension.library_paths()]
+        # torch's headers may use what torch itself is written in.
+        standard = f'-std=c++{20 if torch.__version__ >= "2.13" else 17}'
+        try:
+            setup_cuda.build(
+                Path(self.get_ext_fullpath(extension.name)),
+                NVCC,
+                ARCHITECTURES,
+                compile_options=[standard, *TORCH_OPTIONS, *include],
+                # libtorch.so loads what torch consists of, which here may lack the libraries for CUDA.
+                link_options=[*folders, '-Xlinker=--no-as-needed', '-ltorch', '-ltorch_cpu'],
+            )
+        except setup_cuda.BuildError as error:
+            raise SystemExit(f'error: {error}') from None
+
+
+EXTENSIONS = [
+    cpp_extension.CppExtension(
+        name='natten_ops._C',
+        sources=relative([CSRC / 'registration.cpp', *CSRC.glob('cpu/*.cpp')]),
+        depends=relative(CSRC.rglob('*.h')),
+        extra_compile_args=[
+            *OPTIONS,
+            '-ffp-contract=fast',
+            '-Wno-psabi',
+            '-Wno-maybe-uninitialized',
+            '-fvisibility=hidden',
+            *TORCH_OPTIONS,
+        ],
+        extra_link_args=LINK_OPTIONS,
+        py_limited_api=True,
+    )
+]
+if NVCC is not None:
+    EXTENSIONS.append(Extension(CUDA_NAME, sources=[], py_limited_api=True))
+
 setup(
-    ext_modules=[
-        CppExtension(
-            name='natten_ops._C',
-            sources=relative([CSRC / 'registration.cpp', *CSRC.glob('cpu/*.cpp')]),
-            depends=relative(CSRC.rglob('*.h')),
-            extra_compile_args=[
-                *OPTIONS,
-                '-ffp-contract=fast',
-                '-Wno-psabi',
-                '-Wno-maybe-uninitialized',
-                '-fvisibility=hidden',
-                f'-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}',
-            ],
-            extra_link_args=LINK_OPTIONS,
-            py_limited_api=True,
-        )
-    ],
-    cmdclass={'build_ext': BuildExtension},
+    ext_modules=EXTENSIONS,
+    cmdclass={'build_ext': BuildLibraries},
     options={'bdist_wheel': {'py_limited_api': 'cp310'}},
 )

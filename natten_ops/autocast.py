@@ -15,9 +15,14 @@ from .arguments import HALF_DTYPES
 _CAST = (torch.float32, *HALF_DTYPES)
 
 
+def _is_available(device_type: str) -> bool:
+    # The compiler of torch 2.11 does not trace torch's own answer.
+    return device_type in ('cpu', 'cuda') or torch.amp.is_autocast_available(device_type)
+
+
 def disabled(device_type: str) -> contextlib.AbstractContextManager:
     """A context without autocast, also for devices that have none."""
-    if torch.amp.is_autocast_available(device_type):
+    if _is_available(device_type):
         return torch.autocast(device_type, enabled=False)
     return contextlib.nullcontext()
 
@@ -27,7 +32,7 @@ def cast(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The tensors as autocast, where it is enabled for query's device, wants them."""
     device_type = query.device.type
-    if not (torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)):
+    if not (_is_available(device_type) and torch.is_autocast_enabled(device_type)):
         return query, key, value, rpb
     dtype = torch.get_autocast_dtype(device_type)
     if rpb is not None and rpb.dtype in HALF_DTYPES and query.dtype in _CAST:

@@ -218,11 +218,12 @@ def na2d(
     self attention. natten_ops/windows.py has the exact definition, of strides and causal axes too.
 
     What is compiled, and what the slower and memory-hungry PyTorch reference computes, is listed in
-    :func:`natten_ops.operator.covers`; in short, with one or two axes and on the CPU, all but strides,
-    causal axes and padding zeros is compiled. Both compute half precision in float32. Results of the
-    compiled operator do not depend on the number of threads, nor do the gradients; those of the
-    reference are deterministic where torch's are, which on CUDA needs
-    ``torch.use_deterministic_algorithms(True)``.
+    :func:`natten_ops.operator.covers`; in short, with one or two axes, all but strides, causal axes and
+    padding zeros is compiled, for the CPU and, where nvcc was there, for CUDA. Both compute half precision
+    in float32; on CUDA, tensor cores round attention weights to half precision before they meet the
+    values. Results of the compiled operator and its gradients do not depend on the number of threads, and
+    on CUDA are the same in every run; those of the reference are deterministic where torch's are, which on
+    CUDA needs ``torch.use_deterministic_algorithms(True)``.
 
     Under autocast, query, key and value are cast to autocast's dtype (float64 is left alone), while a
     float32 rpb stays as it is. Differentiable to any order in query, key, value and rpb: derivatives

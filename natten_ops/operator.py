@@ -1,13 +1,15 @@
 """The compiled operators ``torch.ops.natten_ops.na_forward`` and ``na_backward``, and what they cover.
 
-Loads the library, whose C++ side declares the schemas (csrc/registration.cpp), and attaches what is
-written in Python, one file each: shapes and operation counts, derivatives, autocast and vmap.
+Loads the libraries: that of the CPU, whose C++ side declares the schemas (csrc/registration.cpp), and that
+of CUDA, where torch has CUDA. Attaches what is written in Python, one file each: shapes and operation
+counts, derivatives, autocast and vmap.
 """
 
 import functools
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,14 +35,42 @@ def _load_library() -> bool:
     return True
 
 
+def _load_cuda_library() -> str:
+    """Load the library with the CUDA kernels, where torch has CUDA; returns why not, or ''."""
+    if torch.version.cuda is None:
+        return 'this torch was built without CUDA'
+    remedy = 'run `NATTEN_OPS_CUDA=1 pip install .` in the source of mmnat, with nvcc 12.4 or newer on PATH'
+    library = Path(__file__).with_name('_CUDA.abi3.so')
+    if not library.exists():
+        return f'natten_ops was built without CUDA; {remedy}'
+    try:
+        torch.ops.load_library(library)
+    except OSError as error:
+        return f'the CUDA library of natten_ops does not load ({error}); {remedy}'
+    return ''
+
+
+def _refuse_cuda(*_: Any) -> None:
+    """The operators on CUDA tensors where no library has CUDA."""
+    raise RuntimeError(f'natten_ops: there is no kernel for CUDA tensors: {CUDA_PROBLEM}')
+
+
 #: Whether the compiled library is there.
 HAS_LIBRARY = _load_library()
+#: Why there are no CUDA kernels; empty where there are.
+CUDA_PROBLEM = _load_cuda_library() if HAS_LIBRARY else 'the compiled library of the CPU does not load'
 
 if HAS_LIBRARY:
     shapes.register()
     derivatives.register()
-    _AUTOCAST_LIBRARY = torch.library.Library('natten_ops', 'IMPL')  # the rules live as long as it does
-    autocast.register(_AUTOCAST_LIBRARY)
+    _LIBRARY = torch.library.Library('natten_ops', 'IMPL')  # what is attached lives as long as it does
+    autocast.register(_LIBRARY)
+    if CUDA_PROBLEM:
+        for _name in ('na_forward', 'na_backward', 'na_packed_forward', 'na_packed_backward'):
+            _LIBRARY.impl(_name, _refuse_cuda, 'CUDA')
+
+# kScalarMaxHeadDim in csrc/cuda/kernels.h
+_CUDA_MAX_HEAD_DIM = 256
 
 
 def covers(
@@ -56,7 +86,9 @@ def covers(
 
     It does where all of these hold:
 
-    - tensors on the CPU;
+    - tensors on the CPU, or on CUDA where natten_ops was built with CUDA (otherwise a warning says once
+      that the reference computes);
+    - head_dim at most 256 on CUDA;
     - one or two axes (``na3d`` gets there where an axis has kernel_size 1, which it makes part of the
       batch);
     - stride 1 and not causal, on every axis;
@@ -67,11 +99,12 @@ def covers(
       hessian), and not torch.func's inside of torch.compile (see
       :func:`natten_ops.derivatives.reaches`).
 
-    kernel_size, dilation, scale, rpb, dtype, head_dim, number of heads and tensors' strides do not matter.
+    kernel_size, dilation, scale, rpb, dtype, number of heads and tensors' strides do not matter, and on the
+    CPU head_dim neither.
     An axis with kernel_size 1 counts as not causal and dilation 1, because its window is the token itself.
 
     Args:
-        query: the query, for its device and lengths.
+        query: the query, for its device, lengths and head_dim.
         kernel_size: one per axis.
         stride: one per axis.
         dilation: one per axis.
@@ -88,10 +121,12 @@ def covers(
         and dropout == 0
     ):
         return False
-    has_kernel = query.device.type in ('cpu', 'meta')
-    if not has_kernel and not torch.compiler.is_compiling():
-        _warn_of_reference(query.device.type)
-    return has_kernel
+    if query.device.type in ('cpu', 'meta'):
+        return True
+    problem = CUDA_PROBLEM if query.device.type == 'cuda' else 'kernels are for the CPU and CUDA'
+    if problem and not torch.compiler.is_compiling():
+        _warn_of_reference(query.device.type, problem)
+    return not problem and query.shape[-1] <= _CUDA_MAX_HEAD_DIM
 
 
 def _fits(query: Tensor, kernel_size: Sequence[int], dilation: Sequence[int]) -> bool:
@@ -99,9 +134,9 @@ def _fits(query: Tensor, kernel_size: Sequence[int], dilation: Sequence[int]) ->
 
 
 @functools.cache
-def _warn_of_reference(device_type: str) -> None:
+def _warn_of_reference(device_type: str, problem: str) -> None:
     warnings.warn(
-        f'natten_ops has no kernel for {device_type} tensors; its PyTorch reference computes, which is slow'
-        ' and gathers every window in memory',
+        f'natten_ops has no kernel for {device_type} tensors: {problem}. Its PyTorch reference computes,'
+        ' which is slow and gathers every window in memory',
         stacklevel=2,
     )

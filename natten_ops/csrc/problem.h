@@ -6,6 +6,11 @@
 
 #include <cstdint>
 
+// Inline functions that CUDA kernels also call; their device.h, included before, defines it.
+#ifndef NATTEN_OPS_HOST_DEVICE
+#define NATTEN_OPS_HOST_DEVICE inline
+#endif
+
 namespace natten_ops {
 
 struct Problem {
@@ -18,12 +23,15 @@ struct Problem {
   double scale;
 
   // Entries of one head's relative position bias, (2 kernel_size[0] - 1, 2 kernel_size[1] - 1).
-  int64_t bias_size() const { return (2 * kernel_size[0] - 1) * (2 * kernel_size[1] - 1); }
+  NATTEN_OPS_HOST_DEVICE int64_t bias_size() const {
+    return (2 * kernel_size[0] - 1) * (2 * kernel_size[1] - 1);
+  }
 };
 
 // The entry of a contiguous bias (heads, 2 kernel_size[0] - 1, 2 kernel_size[1] - 1) for a key that
 // lies so many positions after the query.
-inline int64_t bias_offset(const Problem& problem, int64_t head, int64_t offset0, int64_t offset1) {
+NATTEN_OPS_HOST_DEVICE int64_t bias_offset(const Problem& problem, int64_t head, int64_t offset0,
+                                           int64_t offset1) {
   const auto [k0, k1] = problem.kernel_size;
   return head * problem.bias_size() + (offset0 + k0 - 1) * (2 * k1 - 1) + offset1 + k1 - 1;
 }
@@ -39,15 +47,16 @@ struct TensorView {
   int64_t channel_stride;
 
   template <typename Element>
-  Element* at(int64_t batch, int64_t index0, int64_t index1, int64_t head) const {
+  NATTEN_OPS_HOST_DEVICE Element* at(int64_t batch, int64_t index0, int64_t index1,
+                                     int64_t head) const {
     return static_cast<Element*>(data) + batch * batch_stride + index0 * axis_stride[0] +
            index1 * axis_stride[1] + head * head_stride;
   }
 };
 
 // A contiguous tensor (batch, axis 0, axis 1, heads): one number per query and head.
-inline int64_t row_offset(const Problem& problem, int64_t batch, int64_t index0, int64_t index1,
-                          int64_t head) {
+NATTEN_OPS_HOST_DEVICE int64_t row_offset(const Problem& problem, int64_t batch, int64_t index0,
+                                          int64_t index1, int64_t head) {
   return ((batch * problem.length[0] + index0) * problem.length[1] + index1) * problem.heads + head;
 }
 

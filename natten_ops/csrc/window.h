@@ -7,8 +7,9 @@
 // whole window.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
+
+#include "problem.h"
 
 namespace natten_ops {
 
@@ -19,15 +20,16 @@ struct AxisToken {
   int64_t count;     // tokens in this residue's sub-sequence
 };
 
-inline AxisToken axis_token(int64_t index, int64_t length, int64_t dilation) {
+NATTEN_OPS_HOST_DEVICE AxisToken axis_token(int64_t index, int64_t length, int64_t dilation) {
   const int64_t residue = index % dilation;
   return {residue, index / dilation, (length - residue + dilation - 1) / dilation};
 }
 
 // First position of the window of the query at `token`.
-inline int64_t window_start(const AxisToken& token, int64_t kernel_size) {
+NATTEN_OPS_HOST_DEVICE int64_t window_start(const AxisToken& token, int64_t kernel_size) {
   const int64_t centred = token.position - kernel_size / 2;
-  return std::clamp<int64_t>(centred, 0, token.count - kernel_size);
+  const int64_t last = token.count - kernel_size;
+  return centred < 0 ? 0 : centred > last ? last : centred;
 }
 
 // The window inverted: the queries whose windows hold the key at `token` are consecutive positions
@@ -37,7 +39,7 @@ struct QueryRange {
   int64_t last;
 };
 
-inline QueryRange attending_queries(const AxisToken& token, int64_t kernel_size) {
+NATTEN_OPS_HOST_DEVICE QueryRange attending_queries(const AxisToken& token, int64_t kernel_size) {
   const int64_t half = kernel_size / 2;
   const bool in_first_window = token.position < kernel_size;
   const bool in_last_window = token.position >= token.count - kernel_size;

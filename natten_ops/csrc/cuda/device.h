@@ -3,7 +3,8 @@
 // place of this file; both define the same names with the same contract.
 //
 // Blocks and grids are one-dimensional; a warp is 32 consecutive threads.
-#pragma once
+#ifndef NATTEN_OPS_DEVICE_H
+#define NATTEN_OPS_DEVICE_H
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -29,8 +30,12 @@ struct BFloat16 {
 
 NATTEN_OPS_DEVICE float widen(float number) { return number; }
 NATTEN_OPS_DEVICE double widen(double number) { return number; }
-NATTEN_OPS_DEVICE float widen(Float16 number) { return __half2float(__ushort_as_half(number.bits)); }
-NATTEN_OPS_DEVICE float widen(BFloat16 number) { return __uint_as_float(uint32_t(number.bits) << 16); }
+NATTEN_OPS_DEVICE float widen(Float16 number) {
+  return __half2float(__ushort_as_half(number.bits));
+}
+NATTEN_OPS_DEVICE float widen(BFloat16 number) {
+  return __uint_as_float(uint32_t(number.bits) << 16);
+}
 
 NATTEN_OPS_DEVICE void narrow(float number, float& to) { to = number; }
 NATTEN_OPS_DEVICE void narrow(double number, double& to) { to = number; }
@@ -150,14 +155,12 @@ NATTEN_OPS_DEVICE void multiply_add(float (&sum)[4], const uint32_t (&a)[4], uin
                                     uint32_t b1) {
 #if __CUDA_ARCH__ >= 800
   if constexpr (__is_same(Element, Float16)) {
-    asm(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
         "{%8, %9}, {%0, %1, %2, %3};"
         : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   } else {
-    asm(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
         "{%8, %9}, {%0, %1, %2, %3};"
         : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
@@ -166,8 +169,7 @@ NATTEN_OPS_DEVICE void multiply_add(float (&sum)[4], const uint32_t (&a)[4], uin
   if constexpr (__is_same(Element, Float16)) {
     NATTEN_OPS_UNROLL
     for (int half = 0; half < 2; ++half) {
-      asm(
-          "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
+      asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
           "{%0, %1, %2, %3};"
           : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
           : "r"(a[2 * half]), "r"(a[2 * half + 1]), "r"(half ? b1 : b0));
@@ -206,9 +208,8 @@ template <typename... Parameters, typename... Arguments>
 const char* launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
                    void* stream, const Arguments&... arguments) {
   if (shared_bytes > (48 << 10)) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(shared_bytes));
+    const cudaError_t error = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
     if (error != cudaSuccess) {
       cudaGetLastError();
       return cudaGetErrorString(error);
@@ -221,3 +222,5 @@ const char* launch(void (*kernel)(Parameters...), int64_t blocks, int threads, i
 }
 
 }  // namespace natten_ops::cuda
+
+#endif  // NATTEN_OPS_DEVICE_H

@@ -13,8 +13,9 @@ const char* scalar_forward(const ForwardCall& call, void* stream);
 const char* scalar_backward(const BackwardCall& call, void* stream);
 int64_t scalar_backward_scratch(const BackwardCall& call);
 
-// On tensor cores: float16 and bfloat16, head_dim a multiple of 8 up to 128, channels side by side
-// and tokens 16-byte aligned.
+// On tensor cores: float16 and bfloat16, head_dim a multiple of 8 up to kMatrixMaxHeadDim, channels
+// side by side and tokens 16-byte aligned.
+constexpr int64_t kMatrixMaxHeadDim = 128;
 bool matrix_covers(const ForwardCall& call);
 bool matrix_covers(const BackwardCall& call);
 const char* matrix_forward(const ForwardCall& call, void* stream);

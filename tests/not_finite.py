@@ -17,7 +17,7 @@ def _border(sizes):
     return [*border, tuple(size // 2 for size in sizes)]
 
 
-def patterns(number, place, spatial, kernel_size, dilation):
+def patterns(number, place, spatial, kernel_size, dilation, device='cpu', dtype=torch.float32):
     """Name, and where the operator's and the reference's result is not finite, for output and gradients.
 
     Heads do not touch each other: each has the number at another place of the border.
@@ -33,6 +33,7 @@ def patterns(number, place, spatial, kernel_size, dilation):
             tensors['rpb'][head, row, column] = number
         else:
             tensors[place][0, row, column, head, 1] = number
+    tensors = {name: tensor.to(device, dtype) for name, tensor in tensors.items()}
     grad = tensors.pop('grad')
     inputs = [tensors[name].requires_grad_() for name in NAMES]
     settings = ((kernel_size,) * 2, (dilation,) * 2)

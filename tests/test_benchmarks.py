@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / 'tools'))
@@ -18,14 +20,16 @@ pytest.importorskip('mmengine')
 import benchmark_models  # noqa: E402
 import benchmark_ops  # noqa: E402
 import plot_speed  # noqa: E402
-from benchmark import operators, window_attention  # noqa: E402
+from benchmark import copies, operators, window_attention  # noqa: E402
 from benchmark.cases import Case  # noqa: E402
+from benchmark.devices import Cpu, Cuda, get_device  # noqa: E402
 from benchmark.flex import flex_computation  # noqa: E402
 from benchmark.process import NotRun, in_fresh_process  # noqa: E402
 from benchmark.tables import Table, read_table  # noqa: E402
-from benchmark.workload import FORWARD, TRAINING, Computation, peak_memory  # noqa: E402
+from benchmark.timing import Timing  # noqa: E402
+from benchmark.workload import FORWARD, TRAINING, Computation, Memory, peak_memory  # noqa: E402
 
-from natten_ops import na2d  # noqa: E402
+from natten_ops import na2d, operator  # noqa: E402
 
 TINY = ['--repeats', '1', '--threads', '1']
 SMALLEST = ['--quick', '--maps', '8x8x1', '--kernel-size', '3', '--dilation', '1', '--head-dim', '8']
@@ -204,6 +208,141 @@ def test_fresh_process_is_ended_in_time():
         in_fresh_process(time.sleep, 60, limit=2)
 
 
+def test_default_cases():
+    def cases(*options):
+        return benchmark_ops.list_cases(benchmark_ops.parse_args(options))
+
+    levels = [(200, 304, 2), (100, 152, 4), (50, 76, 8), (25, 38, 16)]
+    largest = [28, 14, 7, 3]
+    for device, batch, dtype, options in (('cpu', 1, 'float32', ['--quick']), ('cuda', 16, 'float16', [])):
+        wanted = [
+            Case(*level, 32, batch, 7, dilation, dtype, device)
+            for level, most in zip(levels, largest, strict=True)
+            for dilation in (1, most)
+        ]
+        assert cases('--device', device, *options) == wanted
+        names = [name for name in (*benchmark_ops.WINDOWS, 'reference', 'flex_attention', 'natten')]
+        for case in wanted:
+            apart = benchmark_ops.guarded(case, True)
+            together = benchmark_ops.interleaved(case, True)
+            peers = names if case.dilation == 1 else []
+            assert [*together, *apart] == ['natten_ops', *peers]
+            assert together == ['natten_ops'] if device == 'cuda' else apart == peers[2:]
+            assert [*benchmark_ops.interleaved(case, False), *benchmark_ops.guarded(case, False)] == [
+                'natten_ops'
+            ]
+    assert (
+        len(cases()) == 8 * (2 + 1) * 2 * 2
+    )  # maps, kernel 7 with two dilations and 13, head_dims, batches
+    assert {case.dtype for case in cases('--device', 'cuda', '--dtype', 'bfloat16')} == {'bfloat16'}
+
+
+class NoGpu(TorchFunctionMode):
+    """Makes on the CPU what is wanted on CUDA."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if kwargs.get('device') == 'cuda':
+            kwargs['device'] = 'cpu'
+        return function(*args, **kwargs)
+
+
+class CudaWithoutGpu(Cpu):
+    name = 'cuda'
+
+
+def test_operators_on_cuda(tmp_path, monkeypatch, capsys):
+    """What is written, with the CPU in the GPU's place."""
+    monkeypatch.setattr(benchmark_ops, 'get_device', lambda name: CudaWithoutGpu())
+    monkeypatch.setattr(benchmark_ops, 'describe_machine', lambda threads, device: {'GPU': 'none'})
+    monkeypatch.setattr(benchmark_ops, 'peak_memory', lambda workload, threads: Memory(5 * 10**6, 10**6))
+    monkeypatch.setattr(copies, 'BYTES', 2**20)
+    monkeypatch.setattr(operator, 'CUDA_PROBLEM', '')
+    monkeypatch.chdir(tmp_path)
+    options = ['--maps', '12x16x2', '--batch', '1', '--kernel-size', '3', '--dilation', '1', '2']
+
+    def run_peer(workload, threads, yardstick, repeats, budget):
+        if workload.implementation == 'swin-matmul':
+            raise NotRun('no memory')
+        again = pickle.loads(pickle.dumps(yardstick))
+        assert again.device.name == 'cuda' and again.rate() > 0
+        return Timing(2e-3, 1e-3, 3e-3, 3, 10.0), Memory(2 * 10**6, 10**6), 'a note'
+
+    monkeypatch.setattr(benchmark_ops, 'measure_peer', run_peer)
+    with NoGpu():
+        benchmark_ops.main(['--device', 'cuda', *options, *TINY])
+    head, rows = read_table(tmp_path / 'benchmarks' / 'operator_cuda.csv', benchmark_ops.COLUMNS)
+    copies_measured = [fact for name, fact in head.items() if name.startswith('copy within cuda memory, ')]
+    assert len(copies_measured) == 2 and all('GB/s read and written, 1 MiB' in f for f in copies_measured)
+    assert [(row['dilation'], row['implementation']) for row in rows] == 2 * [
+        ('1', 'natten_ops'), ('1', 'swin-sdpa'), ('1', 'swin-matmul'),
+    ] + 2 * [('2', 'natten_ops')]  # fmt: skip
+    for row in rows:
+        assert row['dtype'] == 'float16' and row['gemm_gflop_per_s'] == row['ratio_to_gemm'] == ''
+        if row['implementation'] == 'swin-matmul':
+            assert row['note'] == 'not run: no memory' and row['median_ms'] == ''
+            continue
+        tensors = 4 if row['direction'] == FORWARD else 12
+        megabytes = 2 * (tensors * 12 * 16 * 2 * 32 + tensors // 4 * 2 * 25) / 1e6
+        assert float(row['necessary_mb']) == pytest.approx(megabytes, rel=1e-4)
+        assert float(row['gb_per_s']) == pytest.approx(megabytes / float(row['median_ms']), rel=1e-4)
+        percent = 100 * float(row['gb_per_s']) / float(row['copy_gb_per_s'])
+        assert float(row['percent_of_copy']) == pytest.approx(percent, rel=1e-4)
+        assert float(row['peak_extra_mb']) == 1
+    printed = capsys.readouterr().out
+    assert 'percent_of_copy' in printed and 'ratio_to_gemm' not in printed
+
+
+def test_cuda_is_timed_between_events(monkeypatch):
+    """On a device that is only written down: the wait and the cache's eviction come before the events."""
+    happened = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            happened.append('event')
+
+        def synchronize(self):
+            happened.append('synchronize')
+
+        def elapsed_time(self, end):
+            return 2.5
+
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'Event', Event)
+    monkeypatch.setattr(torch.cuda, '_sleep', lambda cycles: happened.append('wait'))
+    monkeypatch.setattr(Cuda, 'cache_bytes', 16)
+    with NoGpu():
+        assert get_device('cuda').seconds(lambda: happened.append('call')) == 2.5e-3
+    assert happened == ['wait', 'event', 'call', 'event', 'synchronize']
+
+
+def test_without_cuda_kernels_nothing_is_measured(monkeypatch, capsys):
+    monkeypatch.setattr(benchmark_ops, 'get_device', lambda name: CudaWithoutGpu())
+    monkeypatch.setattr(operator, 'CUDA_PROBLEM', 'build it')
+    with pytest.raises(SystemExit):
+        benchmark_ops.main(['--device', 'cuda'])
+    assert capsys.readouterr().err == 'error: natten_ops has no kernels for CUDA; build it\n'
+
+
+def test_operator_benchmark_needs_torch_only():
+    """So that it runs where a GPU is, and none of the other packages."""
+    program = (
+        'import runpy, sys\n'
+        'for name in ("mmengine", "mmcv", "mmdet", "mmseg", "nat_backbones", "matplotlib", "PIL", "cv2"):\n'
+        '    sys.modules[name] = None\n'
+        'sys.argv = ["benchmark_ops.py", "--help"]\n'
+        'runpy.run_path("tools/benchmark_ops.py", run_name="__main__")\n'
+    )
+    environment = {**os.environ, 'PYTHONPATH': f'{ROOT}{os.pathsep}{ROOT / "tools"}'}
+    run = subprocess.run(
+        [sys.executable, '-c', program], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0 and '--device' in run.stdout, run.stderr
+
+
 @pytest.mark.parametrize(
     ('tool', 'options', 'message'),
     [
@@ -216,7 +355,9 @@ def test_fresh_process_is_ended_in_time():
         (benchmark_ops, ['--dtype', 'int8'], "invalid choice: 'int8'"),
         (benchmark_ops, ['--repeats', '0'], "--repeats must be a positive int, got '0'"),
         (benchmark_ops, ['--threads', '4096'], '--threads must be at most'),
-        (benchmark_ops, ['--device', 'cuda'], "--device must be cpu, got 'cuda'"),
+        (benchmark_ops, ['--device', 'xpu'], "--device must be cpu or cuda, got 'xpu'"),
+        (benchmark_ops, ['--device', 'cuda'], '--device cuda needs a GPU, and torch'),
+        (benchmark_models, ['--device', 'cuda'], "--device must be cpu, got 'cuda'"),
         (benchmark_ops, ['--out', '/proc/none/x.csv'], '/proc/none/x.csv cannot be written'),
         (benchmark_ops, ['--out', str(ROOT)], f'{ROOT} cannot be written'),
         (benchmark_models, ['--image-size', '800'], '--image-size must be HxW'),
@@ -224,7 +365,8 @@ def test_fresh_process_is_ended_in_time():
         (benchmark_models, ['--unknown'], 'unrecognized arguments: --unknown'),
     ],
 )
-def test_bad_options(tool, options, message, capsys):
+def test_bad_options(tool, options, message, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     with pytest.raises(SystemExit) as exit_:
         tool.main(options)
     error = capsys.readouterr().err

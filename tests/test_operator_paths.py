@@ -81,13 +81,49 @@ def test_window_of_one_key_is_the_value(settings):
     assert torch.equal(na2d(query, key, value, 1, **settings), value)
 
 
-def test_devices_without_kernel_use_the_reference_with_one_warning():
-    on_gpu = SimpleNamespace(device=torch.device('cuda'), shape=(1, 8, 8, 1, 4))
+def on_gpu(head_dim=4):
+    """What covers() looks at of a tensor, for there may be no GPU here."""
+    return SimpleNamespace(device=torch.device('cuda'), shape=(1, 8, 8, 1, head_dim))
+
+
+def test_devices_without_kernel_use_the_reference_with_one_warning(monkeypatch):
+    monkeypatch.setattr(operator, 'CUDA_PROBLEM', 'natten_ops was built without CUDA; build it with')
     settings = ((3, 3), (1, 1), (1, 1), (False, False))
     operator._warn_of_reference.cache_clear()
-    with pytest.warns(UserWarning, match='no kernel for cuda tensors') as warnings:
-        assert [operator.covers(on_gpu, *settings) for _ in range(2)] == [False, False]
+    with pytest.warns(UserWarning, match='no kernel for cuda tensors: .* without CUDA; build') as warnings:
+        assert [operator.covers(on_gpu(), *settings) for _ in range(2)] == [False, False]
     assert len(warnings) == 1
+
+
+@pytest.mark.filterwarnings('error')
+def test_covers_on_cuda(monkeypatch):
+    monkeypatch.setattr(operator, 'CUDA_PROBLEM', '')
+    settings = ((3, 3), (1, 1), (1, 1), (False, False))
+    assert operator.covers(on_gpu(), *settings) and operator.covers(on_gpu(256), *settings)
+    assert not operator.covers(on_gpu(257), *settings)
+    assert not operator.covers(on_gpu(), *settings, padding='zeros')
+
+
+def test_cuda_library_is_loaded_where_torch_has_cuda(monkeypatch, tmp_path):
+    monkeypatch.setattr(operator, '__file__', str(tmp_path / 'operator.py'))
+    monkeypatch.setattr(torch.version, 'cuda', None)
+    assert operator._load_cuda_library() == 'this torch was built without CUDA'
+    monkeypatch.setattr(torch.version, 'cuda', '13.0')
+    assert 'natten_ops was built without CUDA; run `NATTEN_OPS_CUDA=1' in operator._load_cuda_library()
+    (tmp_path / '_CUDA.abi3.so').write_text('no library')
+    assert 'the CUDA library of natten_ops does not load' in operator._load_cuda_library()
+
+
+@pytest.mark.skipif(not operator.CUDA_PROBLEM, reason='has CUDA kernels')
+def test_direct_callers_without_cuda_kernels_are_told_why():
+    query = torch.randn(1, 9, 2, 4)
+    with (
+        torch._C._IncludeDispatchKeyGuard(torch._C.DispatchKey.CUDA),  # as if query were there
+        pytest.raises(
+            RuntimeError, match=r'natten_ops: there is no kernel for CUDA tensors: .*without CUDA'
+        ),
+    ):
+        torch.ops.natten_ops.na_forward(query, query, query, None, (3,), (1,), 1.0)
 
 
 def test_without_library_the_reference_is_used_with_one_warning(tmp_path):

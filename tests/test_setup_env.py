@@ -217,6 +217,19 @@ def test_only_the_own_package_is_stale_after_its_source_changed(project):
     assert env.stamp(setup_env.files('libraries')) != after['libraries']
 
 
+@pytest.mark.parametrize('variable', ['NATTEN_OPS_CUDA', 'TORCH_CUDA_ARCH_LIST', 'PATH'])
+def test_only_the_own_package_is_stale_after_cuda_changed(project, monkeypatch, variable):
+    nvcc = project / 'bin' / 'nvcc'
+    nvcc.parent.mkdir()
+    nvcc.write_text('#!/bin/sh')
+    nvcc.chmod(0o755)
+    env = env_with(project)
+    before = {step.name: env.stamp(step.inputs) for step in setup_env.STEPS if step.inputs}
+    monkeypatch.setenv(variable, f'{nvcc.parent}:{os.environ["PATH"]}' if variable == 'PATH' else '1')
+    after = {step.name: env.stamp(step.inputs) for step in setup_env.STEPS if step.inputs}
+    assert {name for name in before if before[name] != after[name]} == {'project', 'imports'}
+
+
 def test_broken_stamps_count_as_none(project):
     env = env_with(project)
     env.venv.mkdir()

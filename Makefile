@@ -7,7 +7,7 @@ SANITIZED = $(filter-out %_compile.py %_reference.py,$(wildcard tests/test_opera
 	tests/test_attention_modules.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seg test test-sanitize benchmark lint format clean
+.PHONY: help setup demo demo-seg test test-sanitize test-gpu benchmark benchmark-gpu lint format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 15
@@ -33,6 +33,12 @@ test-sanitize: setup  ## run the operator's tests with AddressSanitizer and Unde
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	$(BIN)/pytest -vv --capture=sys $(SANITIZED)
+
+test-gpu: setup  ## run the tests that need a GPU, with compute-sanitizer where it is on PATH
+	$(BIN)/python -m pytest -m gpu
+
+benchmark-gpu: setup  ## time the operator on a GPU, into benchmarks/operator_cuda.csv
+	$(BIN)/python tools/benchmark_ops.py --device cuda
 
 benchmark: setup  ## time operator, modules and backbones, into benchmarks/; draw the README's picture (15 minutes)
 	$(BIN)/python tools/benchmark_ops.py --quick

@@ -22,15 +22,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from benchmark.devices import Cpu, get_device
+from benchmark.devices import Device, get_device
 from benchmark.files import check_writable
-from benchmark.gemm import Gemm, measure_peaks
+from benchmark.gemm import Gemm, measure_gemm
 from benchmark.machine import describe_machine
 from benchmark.options import FOLDER, Parser, positive, restart_with, size, thread_counts
 from benchmark.tables import Row, Table, print_head
 from benchmark.timing import Timing, time_calls
 from benchmark.workload import DIRECTIONS, Memory, Workload, peak_memory
-from launcher.errors import UserError, report_user_errors
+from user_errors import UserError, report_user_errors
 
 try:
     from benchmark.attention_modules import NEIGHBORHOOD, SWIN_SHIFTS, ModuleWorkload
@@ -100,7 +100,7 @@ class Bench:
         width: Of the image.
     """
 
-    device: Cpu
+    device: Device
     gemms: Mapping[int, Gemm]
     repeats: int | None
     height: int
@@ -136,7 +136,7 @@ def figures(measured: tuple[Timing, Memory], swin: tuple[Timing, Memory]) -> Row
         'min_ms': 1e3 * timing.minimum,
         'max_ms': 1e3 * timing.maximum,
         'repeats': timing.repeats,
-        'gemm_gflop_per_s': timing.gemm_gflop_per_s,
+        'gemm_gflop_per_s': timing.yardstick,
         'peak_mb': memory.peak / 1e6,
         'peak_extra_mb': memory.extra / 1e6,
         'speed_to_swin': swin_timing.median / timing.median,
@@ -211,7 +211,7 @@ MEASURE = {'modules': measure_modules, 'backbones': measure_backbones, 'profile'
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print and write the figures."""
     args = parse_args(argv)
-    device = get_device(args.device)
+    device = get_device(args.device, known=('cpu',))
     height, width = size('--image-size', args.image_size)
     threads = thread_counts(args.threads)
     repeats = None if args.repeats is None else positive('--repeats', args.repeats)
@@ -224,11 +224,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     restart_with(args.capability)
 
     for name, path in paths.items():
-        gemms, peaks = measure_peaks(device, threads, 'begin')
-        head = describe_machine(threads) | peaks
+        gemms, peaks = measure_gemm(device, threads, 'begin')
+        head = describe_machine(threads, device) | peaks
         print_head(head)
         table = MEASURE[name](Bench(device, gemms, repeats, height, width))
-        _, peaks = measure_peaks(device, threads, 'end')
+        _, peaks = measure_gemm(device, threads, 'end')
         table.write(path, head | peaks)
 
 

@@ -8,7 +8,7 @@ import matplotlib
 from benchmark.files import replacing
 from benchmark.options import FOLDER
 from benchmark.tables import read_table
-from launcher.errors import UserError, report_user_errors
+from user_errors import UserError, report_user_errors
 
 matplotlib.use('Agg')
 from matplotlib import pyplot

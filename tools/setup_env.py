@@ -40,7 +40,9 @@ NINJA_LINE = re.compile(r'\s*\[(\d+)/(\d+)\] ')
 ERROR_LINE = re.compile(r'\berror\b|\bfatal\b|^FAILED|Error:', re.IGNORECASE)
 NETWORK_LINE = re.compile(r'Retrying|Could not fetch|Connection|timed out|HTTP error|not a trusted')
 LISTS = ('torch', 'build', 'libraries', 'dev', 'openmmlab', 'mmcv')
-OWN_SOURCES = ('pyproject.toml', 'setup.py', 'natten_ops/csrc')
+OWN_SOURCES = ('pyproject.toml', 'setup.py', 'setup_cuda.py', 'natten_ops/csrc')
+# What decides whether, how and for which devices setup.py builds the CUDA library.
+CUDA_VARIABLES = ('NATTEN_OPS_CUDA', 'TORCH_CUDA_ARCH_LIST', 'CUDA_HOME', 'CUDA_PATH')
 
 # Runs in .venv. A package counts as installed once pip has written INSTALLER, which it does last.
 PROBE = """
@@ -224,8 +226,9 @@ class Environment:
         return f'mmcv{version}-torch{torch}-{state["tag"]}-{state["platform"]}-{libc}-{variant}'
 
     def stamp(self, inputs: tuple[str, ...]) -> str:
-        """A digest of what a step depends on: files, the torch it ran with, the place."""
-        digest = hashlib.sha256(f'{self.root} {self.state.get("torch")}'.encode())
+        """A digest of what a step depends on: files, the torch it ran with, the place, perhaps CUDA."""
+        cuda = [find_nvcc(), *map(os.environ.get, CUDA_VARIABLES)] if 'setup_cuda.py' in inputs else ''
+        digest = hashlib.sha256(f'{self.root} {self.state.get("torch")} {cuda}'.encode())
         for name in (*inputs, 'tools/setup_env.py'):
             top = self.root / name
             for path in sorted(top.rglob('*')) if top.is_dir() else [top]:
@@ -346,6 +349,11 @@ def find_compiler() -> str | None:
     own = os.environ.get('CXX', '').strip()  # may have a launcher before it: ccache g++
     known = [own] if own else ['c++', 'g++', 'clang++']
     return next((name for name in known if shutil.which(name.split()[0])), None)
+
+
+def find_nvcc() -> str | None:
+    """A CUDA compiler, where setup.py would look for one without CUDA_HOME."""
+    return shutil.which('nvcc') or shutil.which('nvcc', path='/usr/local/cuda/bin')
 
 
 def check_machine(env: Environment) -> None:
@@ -499,7 +507,7 @@ def mmcv_holds(env: Environment) -> bool:
 
 
 def install_project(env: Environment) -> None:
-    """Installs this project in place, compiling its operators."""
+    """Installs this project in place, compiling its operators; for CUDA too where nvcc is found."""
     env.progress.phase('building the operators of this project')
     env.pip('install', '-v', '--no-build-isolation', '--no-deps', '-e', '.')
 

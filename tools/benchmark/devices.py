@@ -4,11 +4,33 @@ import ctypes
 import gc
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
-from launcher.errors import UserError
+from user_errors import UserError
+
+
+class Device(Protocol):
+    """Where something is measured."""
+
+    name: str
+
+    def seconds(self, call: Callable[[], object]) -> float:
+        """Time one call."""
+
+    def reset_peak(self) -> None:
+        """Give freed memory back to the system, and start the peak anew from what is in use."""
+
+    def used_bytes(self) -> int:
+        """Memory in use now."""
+
+    def peak_bytes(self) -> int:
+        """Most memory in use since :meth:`reset_peak`."""
+
+    def limit_memory(self, limit: int) -> None:
+        """Let allocations of this process fail that go beyond what it has by more than ``limit`` bytes."""
 
 
 class Cpu:
@@ -58,13 +80,79 @@ def _status(name: str) -> int:
     )
 
 
-def get_device(name: str) -> Cpu:
-    """The device of this name; raises UserError where measuring is not implemented."""
-    if name != 'cpu':
+class Cuda:
+    """The current CUDA device: time between events, and memory of torch's allocator.
+
+    A call is timed as in a training step, where the host runs ahead: while the device waits, the call is
+    put on the stream as a whole, so that only what the device does counts. What the call reads is not in
+    the cache. Memory that does not come from torch's allocator is not seen; natten_ops takes none.
+    """
+
+    name = 'cuda'
+    # Clock cycles, some milliseconds: longer than the host takes to put any of the calls on the stream.
+    wait = 10**7
+    # More than the cache of any device.
+    cache_bytes = 2**28
+
+    def seconds(self, call: Callable[[], object]) -> float:
+        """Time one call."""
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        evicting = torch.empty(self.cache_bytes, dtype=torch.int8, device=self.name)
+        torch.cuda._sleep(self.wait)
+        evicting.zero_()
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3
+
+    @staticmethod
+    def reset_peak() -> None:
+        """Give freed memory back to the system, and start the peak anew from what is in use."""
+        gc.collect()
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+    @staticmethod
+    def used_bytes() -> int:
+        """Memory of tensors now."""
+        return torch.cuda.memory_allocated()
+
+    @staticmethod
+    def peak_bytes() -> int:
+        """Largest memory of tensors since :meth:`reset_peak`."""
+        return torch.cuda.max_memory_allocated()
+
+    @staticmethod
+    def limit_memory(limit: int) -> None:
+        """Nothing to do: what goes beyond the device's memory fails, and harms no other process."""
+
+
+DEVICES = {'cpu': Cpu, 'cuda': Cuda}
+
+
+def get_device(name: str, known: Sequence[str] = tuple(DEVICES)) -> Device:
+    """The device of this name.
+
+    Args:
+        name: What ``--device`` was given.
+        known: The names that may be given.
+
+    Raises:
+        UserError: Where it is none of them, or torch finds no such device.
+    """
+    if name not in known:
         raise UserError(
-            f'--device must be cpu, got {name!r}', 'measure on other devices is not implemented'
+            f'--device must be {" or ".join(known)}, got {name!r}',
+            'measuring on other devices is not implemented',
         )
-    return Cpu()
+    if name == 'cuda' and not torch.cuda.is_available():
+        raise UserError(
+            f'--device cuda needs a GPU, and torch {torch.__version__} finds none',
+            'check the driver and that torch was built with CUDA, or use --device cpu',
+        )
+    return DEVICES[name]()
 
 
 def total_bytes(made: object) -> int:

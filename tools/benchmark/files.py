@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from launcher.errors import UserError
+from user_errors import UserError
 
 
 @contextlib.contextmanager

@@ -7,8 +7,9 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from .cases import Case, attention_computation
 from .workload import Computation
 
-# Tokens of a block of the mask: of 32, 64 and 128 the fastest on the CPU.
-BLOCK = 32
+# Tokens of a block of the mask: of 32, 64 and 128 the fastest on the CPU; on CUDA torch's default, of which
+# its kernels' tiles are parts.
+BLOCK = {'cpu': 32, 'cuda': 128}
 
 
 def flex_computation(case: Case, compiled: bool = True) -> Computation:
@@ -66,14 +67,15 @@ def window_blocks(case: Case, first_rows: Tensor, first_columns: Tensor, in_wind
     rows, columns = (first[:, None] + offsets for first in (first_rows, first_columns))
     keys = (rows[:, None, :, None] * case.width + columns[:, None, :]).reshape(tokens, -1)
     queries = torch.arange(tokens, device=keys.device)[:, None].expand_as(keys)
-    count = -(-tokens // BLOCK)
+    block = BLOCK[case.device]
+    count = -(-tokens // block)
     used = torch.zeros(count, count, dtype=torch.int32, device=keys.device)
-    used[queries // BLOCK, keys // BLOCK] = 1
+    used[queries // block, keys // block] = 1
     order = used.argsort(dim=-1, descending=True, stable=True).int()
     return BlockMask.from_kv_blocks(
         used.sum(-1, dtype=torch.int32)[None, None],
         order[None, None],
-        BLOCK_SIZE=BLOCK,
+        BLOCK_SIZE=block,
         mask_mod=in_window,
         seq_lengths=(tokens, tokens),
     )

@@ -4,27 +4,31 @@ from collections.abc import Sequence
 
 import torch
 
-from .devices import Cpu
+from .devices import Device
 
 # Square matrices large enough for full speed; the best size differs between machines.
 SIZES = (1024, 1536, 2048)
 
 
 class Gemm:
-    """A matrix product that is timed beside other calls, for clocks drift.
+    """A matrix product that is timed beside other calls, for clocks drift: GFLOP/s.
 
     Args:
         device: How to time.
         size: Rows and columns.
     """
 
-    def __init__(self, device: Cpu, size: int) -> None:
+    def __init__(self, device: Device, size: int) -> None:
         self.device = device
         self.size = size
         self.left, self.right = (torch.randn(size, size) for _ in range(2))
         self.product = torch.empty(size, size)
 
-    def gflop_per_s(self, repeats: int = 2) -> float:
+    def __reduce__(self) -> tuple:
+        """Another process makes matrices of its own."""
+        return Gemm, (self.device, self.size)
+
+    def rate(self, repeats: int = 2) -> float:
         """The rate now: best of a few products."""
 
         def multiply() -> None:
@@ -33,17 +37,17 @@ class Gemm:
         return 2e-9 * self.size**3 / min(self.device.seconds(multiply) for _ in range(repeats))
 
 
-def best_gemm(device: Cpu) -> tuple[Gemm, float]:
+def best_gemm(device: Device) -> tuple[Gemm, float]:
     """The fastest size with the present number of threads, and its GFLOP/s."""
-    rates = {gemm: gemm.gflop_per_s(repeats=5) for gemm in (Gemm(device, size) for size in SIZES)}
+    rates = {gemm: gemm.rate(repeats=5) for gemm in (Gemm(device, size) for size in SIZES)}
     best = max(rates, key=rates.get)
     return best, rates[best]
 
 
-def measure_peaks(
-    device: Cpu, threads: Sequence[int], moment: str
+def measure_gemm(
+    device: Device, threads: Sequence[int], moment: str
 ) -> tuple[dict[int, Gemm], dict[str, str]]:
-    """Measure the peak with every number of threads.
+    """Measure the peak of arithmetic with every number of threads.
 
     Args:
         device: How to time.

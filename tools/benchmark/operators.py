@@ -5,14 +5,23 @@ import inspect
 from dataclasses import dataclass
 
 from torch import Tensor
+from user_errors import UserError
 
-from natten_ops import na2d
+from natten_ops import na2d, operator
 from natten_ops.reference import neighborhood_attention_reference
 
 from .cases import Case, attention_computation
 from .flex import flex_computation
 from .window_attention import window_computation
 from .workload import Computation
+
+
+def check_kernels(device_name: str) -> None:
+    """Check that natten_ops computes with kernels there; raises UserError where it would not."""
+    if not operator.HAS_LIBRARY:
+        raise UserError('natten_ops has no compiled library', 'run `pip install .`')
+    if device_name == 'cuda' and operator.CUDA_PROBLEM:
+        raise UserError('natten_ops has no kernels for CUDA', operator.CUDA_PROBLEM)
 
 
 def natten_ops_computation(case: Case) -> Computation:

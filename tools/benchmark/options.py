@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
-from launcher.errors import UserError
+from user_errors import UserError
 
 #: Where the figures are kept.
 FOLDER = Path('benchmarks')
@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
             choices=_CPU_FLAGS,
             help='instruction set for torch and natten_ops; by default the best of the machine',
         )
-        self.add_argument('--device', default='cpu', help='where to measure; only cpu for now')
+        self.add_argument('--device', default='cpu', help='where to measure: cpu, the default, or cuda')
 
     def error(self, message: str) -> NoReturn:
         """Report a mistake in the form of the other mistakes."""

@@ -73,6 +73,8 @@ def _reason(error: Exception) -> str:
     """An exception in one line."""
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return 'needs more memory than its limit'
+    if 'out of memory' in str(error):
+        return 'needs more memory than the device has'
     # Messages of compilers and of torch go on with advice.
     text = str(error).strip().partition('\n')[0].partition('. ')[0]
     return f'{type(error).__name__}: {text}'.rstrip(':. ')

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from launcher.errors import UserError
+from user_errors import UserError
 
 from .files import replacing
 

@@ -4,10 +4,10 @@ import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from .devices import Cpu
-from .gemm import Gemm
+from .devices import Device
+from .yardsticks import Yardstick
 
-# Every round times one matrix product and a share of every call, so that drift meets all alike.
+# Every round times the yardstick once and a share of every call, so that drift meets all alike.
 ROUNDS = 7
 LEAST_REPEATS, MOST_REPEATS = 3, 100
 
@@ -21,25 +21,29 @@ class Timing:
         minimum: Seconds.
         maximum: Seconds.
         repeats: How many there were.
-        gemm_gflop_per_s: Median rate of matrix products between them.
+        yardstick: Median rate of the yardstick between them.
     """
 
     median: float
     minimum: float
     maximum: float
     repeats: int
-    gemm_gflop_per_s: float
+    yardstick: float
 
 
 def time_calls(
-    calls: Mapping[str, Callable[[], object]], device: Cpu, gemm: Gemm, repeats: int | None, budget: float
+    calls: Mapping[str, Callable[[], object]],
+    device: Device,
+    yardstick: Yardstick,
+    repeats: int | None,
+    budget: float,
 ) -> dict[str, Timing]:
     """Time calls in turns.
 
     Args:
         calls: By name.
         device: How to time.
-        gemm: The matrix product to time between the calls.
+        yardstick: What to measure between the calls.
         repeats: Timed repetitions of every call; None for as many as the budget allows, but at least
             three.
         budget: Seconds for the repetitions of one call.
@@ -52,7 +56,7 @@ def time_calls(
     rates = []
     rounds = min(ROUNDS, max(counts.values()))
     for turn in range(rounds):
-        rates.append(gemm.gflop_per_s())
+        rates.append(yardstick.rate())
         for name, call in calls.items():
             share = counts[name] * (turn + 1) // rounds - counts[name] * turn // rounds
             seconds[name] += (device.seconds(call) for _ in range(share))
@@ -63,7 +67,7 @@ def time_calls(
     }
 
 
-def _warm_up(call: Callable[[], object], device: Cpu, repeats: int | None, budget: float) -> int:
+def _warm_up(call: Callable[[], object], device: Device, repeats: int | None, budget: float) -> int:
     """Run a call until it is warm and return how often to time it."""
     seconds = device.seconds(call)
     if repeats is not None:

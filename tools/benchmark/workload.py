@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from .devices import get_device, total_bytes
-from .gemm import Gemm
 from .process import in_fresh_process
 from .timing import Timing, time_calls
+from .yardsticks import Yardstick
 
 FORWARD = 'forward'
 TRAINING = 'forward+backward'
@@ -93,7 +93,8 @@ def peak_memory(workload: Workload, threads: int) -> Memory:
     The process is forked from one that has imported everything and computed nothing. It runs the warm-up,
     makes the inputs, gives freed memory back, and compares the device's used memory before the call with
     its peak. On the CPU both are resident memory: the allocator has nothing in store, so whatever the call
-    takes shows, through torch or not. What threads keep from the warm-up, on a small map, does not.
+    takes shows, through torch or not. What threads keep from the warm-up, on a small map, does not. On CUDA
+    both are the memory of torch's tensors.
 
     Args:
         workload: What to measure.
@@ -122,14 +123,14 @@ def _measure_memory(call: Callable[[], object], device_name: str) -> Memory:
 
 
 def measure_peer(
-    workload: Workload, threads: int, gemm_size: int, repeats: int | None, budget: float
+    workload: Workload, threads: int, yardstick: Yardstick, repeats: int | None, budget: float
 ) -> tuple[Timing, Memory, str]:
     """Time, memory and note of a peer that may fail, in a process of its own with limits to both.
 
     Args:
         workload: What to measure.
         threads: Of torch.
-        gemm_size: Of the matrix products between the repetitions.
+        yardstick: As for :func:`benchmark.timing.time_calls`.
         repeats: As for :func:`benchmark.timing.time_calls`.
         budget: As for :func:`benchmark.timing.time_calls`.
 
@@ -137,12 +138,12 @@ def measure_peer(
         NotRun: Where it fails, or needs more than :data:`PEER_SECONDS` or :data:`PEER_BYTES`.
     """
     return in_fresh_process(
-        _measure_peer, workload, threads, gemm_size, repeats, budget, limit=PEER_SECONDS
+        _measure_peer, workload, threads, yardstick, repeats, budget, limit=PEER_SECONDS
     )
 
 
 def _measure_peer(
-    workload: Workload, threads: int, gemm_size: int, repeats: int | None, budget: float
+    workload: Workload, threads: int, yardstick: Yardstick, repeats: int | None, budget: float
 ) -> tuple[Timing, Memory, str]:
     # What a peer warns of is no concern of those who read its figures.
     warnings.simplefilter('ignore')
@@ -157,5 +158,5 @@ def _measure_peer(
         computation = workload.build()
     call = computation.call(workload.direction)
     memory = _measure_memory(call, workload.device)
-    timing = time_calls({'': call}, device, Gemm(device, gemm_size), repeats, budget)['']
+    timing = time_calls({'': call}, device, yardstick, repeats, budget)['']
     return timing, memory, computation.note

@@ -1,15 +1,14 @@
-"""Mistakes in the user's input, reported as one line instead of a traceback."""
+"""Mistakes that the launchers report as one line: of the user, in checkpoints and in images."""
 
 import functools
 import os
 import re
-import sys
 from collections.abc import Callable, Sequence
 
-from nat_backbones.checkpoint_file import CheckpointError
+import user_errors
+from user_errors import EXIT_CODE, UserError, print_error
 
-EXIT_CODE = 2
-INTERRUPTED = 130  # what shells expect after Ctrl-C
+from nat_backbones.checkpoint_file import CheckpointError
 
 # What mmcv's LoadImageFromFile asserts, and what opening a file that is gone raises. Both arrive
 # in the text of a worker's traceback when a DataLoader worker met them.
@@ -25,18 +24,6 @@ _IMAGE_ERRORS = (
         'restore the file, or remove it from the data set',
     ),
 )
-
-
-class UserError(Exception):
-    """A mistake in the user's input.
-
-    Args:
-        problem (str): What is wrong, and in which file or field.
-        remedy (str): What to do about it.
-    """
-
-    def __init__(self, problem: str, remedy: str) -> None:
-        super().__init__(f'{problem}; {remedy}')
 
 
 def abbreviate(items: Sequence, limit: int = 10) -> str:
@@ -58,6 +45,7 @@ def report_user_errors(main: Callable[..., None]) -> Callable[..., None]:
         exit code 130. Other exceptions pass through.
     """
 
+    @user_errors.report_user_errors
     @functools.wraps(main)
     def wrapper(argv: Sequence[str] | None = None) -> None:
         try:
@@ -65,24 +53,16 @@ def report_user_errors(main: Callable[..., None]) -> Callable[..., None]:
         except (UserError, CheckpointError) as error:
             # Every process of a distributed run makes the same checks.
             if _rank() == 0:
-                _print_error(error)
+                print_error(error)
             raise SystemExit(EXIT_CODE) from None
-        except KeyboardInterrupt:
-            print('interrupted', file=sys.stderr, flush=True)
-            raise SystemExit(INTERRUPTED) from None
         except (AssertionError, FileNotFoundError) as error:
             image_error = _image_error(error)
             if image_error is None:
                 raise
             # Only the process that was given the image knows about it.
-            _print_error(image_error)
-            raise SystemExit(EXIT_CODE) from None
+            raise image_error from None
 
     return wrapper
-
-
-def _print_error(error: Exception) -> None:
-    print(f'error: {error}', file=sys.stderr, flush=True)
 
 
 def _rank() -> int:

@@ -15,6 +15,7 @@ from launcher.config import add_config_options, load_config, require_fields
 from launcher.datasets import check_datasets
 from launcher.distributed import configure_distribution
 from launcher.errors import UserError, report_user_errors
+from launcher.memory import keep_freed_memory
 from launcher.models import build_model, check_num_classes
 from launcher.registries import check_runtime_types
 from launcher.runner import build_runner
@@ -73,6 +74,7 @@ def check(cfg: Config) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Train the model of a config."""
     args = parse_args(argv)
+    keep_freed_memory()
     forbid_unsafe_loading()
     cfg = load_config(args)
     require_fields(cfg, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')

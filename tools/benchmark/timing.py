@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from launcher.memory import keep_freed_memory
+
 from .devices import Device
 from .yardsticks import Yardstick
 
@@ -38,7 +40,7 @@ def time_calls(
     repeats: int | None,
     budget: float,
 ) -> dict[str, Timing]:
-    """Time calls in turns.
+    """Time calls in turns, in memory that is kept: none waits for the system to clear pages.
 
     Args:
         calls: By name.
@@ -51,6 +53,7 @@ def time_calls(
     Returns:
         One timing per call.
     """
+    keep_freed_memory()
     counts = {name: _warm_up(call, device, repeats, budget) for name, call in calls.items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     rates = []

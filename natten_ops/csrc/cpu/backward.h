@@ -8,9 +8,10 @@
 //     of P dP), which give the gradients of queries and bias. P and D also go into planes, (rows,
 //     kernel_size[0], 2 kernel_size[1] - 1, pitch): one for every row of queries, row of its window
 //     and column offset, at the column of the *key*;
-//   - for every tile of the block's columns, as keys: P and D, which now lie as a key's lanes need
-//     them, times grad_output and query are added to rings of grad_value and grad_key. Rows of keys
-//     that no later query attends to are then complete.
+//   - for every tile of the block's columns, as keys, once all queries that attend to it are done:
+//     P and D, which now lie as a key's lanes need them, times grad_output and query are added to
+//     rings of grad_value and grad_key. Rows of keys that no later query attends to are then
+//     complete.
 // Nothing is added by two threads, and into each element in the order of the queries.
 
 template <typename T>
@@ -164,17 +165,19 @@ void add_grad_bias(const BackwardBuffers<T>& buffers, const Problem& problem, co
 template <typename V, typename Element, typename T>
 void backward_query_tile(const BackwardCall& call, const BackwardBuffers<T>& buffers,
                          const Run& run, const RowGroup& group, const Columns& columns,
-                         const ColumnTile& tile) {
+                         const ColumnTile& tile, Ahead& ahead) {
   constexpr int kLanes = sizeof(V) / sizeof(T);
   const Problem& problem = call.problem;
   const int64_t pitch = buffers.pitch;
   const int64_t own = Columns::kPadding + tile.begin - columns.key_begin;
-  const Partners<T> partners = key_partners<T, kLanes>(problem, run, group, columns, tile, buffers);
+  const Partners<T> partners =
+      key_partners<T, kLanes>(problem, run, group, columns, tile, buffers, ahead);
   if (is_permuted(tile.access)) make_masks<kLanes, T>(tile, buffers.masks);
   dot<V, T>(partners, buffers.queries + own, problem.head_dim * pitch, pitch, buffers.keys,
             static_cast<const T*>(call.bias), buffers.tile_weights);
   dot<V, T>(partners, buffers.grad_outputs + own, problem.head_dim * pitch, pitch, buffers.values,
             nullptr, buffers.tile_grads);
+  ahead.finish(tile.count);
 
   for (int64_t row = 0; row < group.rows; ++row) {
     const int64_t index = (group.position + row) * problem.dilation[0] + run.residue;
@@ -248,7 +251,7 @@ void backward_key_tile(const BackwardCall& call, const BackwardBuffers<T>& buffe
     }
     const Partners<T> partners{buffers.partners, count,      buffers.pitch, problem.dilation[1],
                                problem.head_dim, tile.steps, tile.access,   buffers.masks,
-                               nullptr,          nullptr};
+                               nullptr,          nullptr,    nullptr};
     add<V>(partners, rows, buffers.weights, -buffers.pitch, buffers.grad_outputs, grad_values,
            buffers.pitch);
     add<V>(partners, rows, buffers.grad_logits, -buffers.pitch, buffers.queries, grad_keys,
@@ -295,8 +298,6 @@ NATTEN_OPS_INLINE int64_t first_query_of(const Run& run, int64_t kernel_size) {
 template <typename Element, typename T>
 void backward_run(const BackwardCall& call, const BackwardBuffers<T>& buffers, const Run& run,
                   const Run* next, const Columns& columns) {
-  constexpr int kWide = kVectorBytes / sizeof(T);
-  constexpr int kNarrow = kNarrowBytes / sizeof(T);
   const Problem& problem = call.problem;
   const int64_t k0 = problem.kernel_size[0];
   const int64_t pitch = buffers.pitch;
@@ -334,33 +335,40 @@ void backward_run(const BackwardCall& call, const BackwardBuffers<T>& buffers, c
         load_row<Element>(call.grad_output, problem, run, position + row, columns.query_begin,
                           columns.query_end, T(1), buffers.grad_outputs + to, pitch);
       }
-      const Ahead ahead = look_ahead(problem, run, group, loaded, last_query + 1, next,
-                                     next ? first_query_of(*next, k0) : 0, buffers.rows);
-      TileList tiles = columns.query_tiles();
+      const NextRows after = next_rows(problem, run, group, loaded, last_query + 1, next,
+                                       next ? first_query_of(*next, k0) : 0, buffers.rows);
+      // A tile of keys follows as soon as all queries that attend to it are there, while their
+      // weights are in the cache.
+      const TileList tiles = columns.query_tiles(), key_tiles = columns.key_tiles();
+      int64_t key_tile = 0;
       for (int64_t i = 0; i < tiles.count; ++i) {
         const ColumnTile& tile = tiles.tiles[i];
-        prefetch_rows<Element>(call.query, problem, ahead.run, tile, ahead.query_begin,
-                               ahead.query_end);
-        prefetch_rows<Element>(call.grad_output, problem, ahead.run, tile, ahead.query_begin,
-                               ahead.query_end);
-        prefetch_rows<Element>(call.key, problem, ahead.run, tile, ahead.key_begin, ahead.key_end);
-        prefetch_rows<Element>(call.value, problem, ahead.run, tile, ahead.key_begin,
-                               ahead.key_end);
-        prefetch_rows<Element, true>(call.grad_query, problem, run, tile, position,
-                                     position + group.rows);
-        if (tile.lanes == kWide) {
-          backward_query_tile<Lanes<T, kWide>, Element>(call, buffers, run, group, columns, tile);
-        } else {
-          backward_query_tile<Lanes<T, kNarrow>, Element>(call, buffers, run, group, columns, tile);
-        }
-      }
-      tiles = columns.key_tiles();
-      for (int64_t i = 0; i < tiles.count; ++i) {
-        const ColumnTile& tile = tiles.tiles[i];
-        if (tile.lanes == kWide) {
-          backward_key_tile<Lanes<T, kWide>>(call, buffers, run, group, columns, tile);
-        } else {
-          backward_key_tile<Lanes<T, kNarrow>>(call, buffers, run, group, columns, tile);
+        Ahead ahead = make_ahead<Element>(problem, tile);
+        add_rows<Element>(call.query, problem, after.run, tile, after.query_begin, after.query_end,
+                          ahead);
+        add_rows<Element>(call.grad_output, problem, after.run, tile, after.query_begin,
+                          after.query_end, ahead);
+        add_rows<Element>(call.key, problem, after.run, tile, after.key_begin, after.key_end,
+                          ahead);
+        add_rows<Element>(call.value, problem, after.run, tile, after.key_begin, after.key_end,
+                          ahead);
+        add_rows<Element>(call.grad_query, problem, run, tile, position, position + group.rows,
+                          ahead);
+        add_rows<Element>(call.grad_key, problem, run, tile, stored, stored + group.rows, ahead);
+        add_rows<Element>(call.grad_value, problem, run, tile, stored, stored + group.rows, ahead);
+        with_vector<T>(tile.lanes, [&](auto vector) {
+          backward_query_tile<decltype(vector), Element>(call, buffers, run, group, columns, tile,
+                                                         ahead);
+        });
+        const bool is_last = i + 1 == tiles.count;
+        for (; key_tile < key_tiles.count; ++key_tile) {
+          const ColumnTile& keys = key_tiles.tiles[key_tile];
+          const int64_t end_partner =
+              keys.partner + (keys.steps - 1) * problem.dilation[1] + keys.count;
+          if (!is_last && end_partner > tile.begin + tile.count) break;
+          with_vector<T>(keys.lanes, [&](auto vector) {
+            backward_key_tile<decltype(vector)>(call, buffers, run, group, columns, keys);
+          });
         }
       }
       position += group.rows;

@@ -102,8 +102,8 @@ void load_row(const TensorView& tensor, const Problem& problem, const Run& run, 
                       factor, to, pitch);
 }
 
-// Rows that the kernel will need after those it computes.
-struct Ahead {
+// Rows that come after those being computed.
+struct NextRows {
   Run run;
   int64_t query_begin, query_end;
   int64_t key_begin, key_end;
@@ -112,9 +112,9 @@ struct Ahead {
 // After a group whose keys are loaded up to `loaded`: the next group of the run, up to the query at
 // `end`, else the first group of the next run (null if there is none), which starts at
 // `next_query`.
-NATTEN_OPS_INLINE Ahead look_ahead(const Problem& problem, const Run& run, const RowGroup& group,
-                                   int64_t loaded, int64_t end, const Run* next, int64_t next_query,
-                                   int64_t rows) {
+NATTEN_OPS_INLINE NextRows next_rows(const Problem& problem, const Run& run, const RowGroup& group,
+                                     int64_t loaded, int64_t end, const Run* next,
+                                     int64_t next_query, int64_t rows) {
   const int64_t position = group.position + group.rows;
   if (position < end) return {run, position, position + rows, loaded, loaded + rows};
   if (!next || next->column_block != run.column_block) return {run, 0, 0, 0, 0};
@@ -123,22 +123,22 @@ NATTEN_OPS_INLINE Ahead look_ahead(const Problem& problem, const Run& run, const
   return {*next, next_query, next_query + rows, first_key, first_key + k0 + rows - 1};
 }
 
-// Asks for the tokens of a tile's columns in the run's rows [begin, end) of a tensor ahead of their
-// use: they lie too far apart for the processor to see by itself what comes next.
-template <typename Element, bool kWrite = false>
-NATTEN_OPS_INLINE void prefetch_rows(const TensorView& tensor, const Problem& problem,
-                                     const Run& run, const ColumnTile& tile, int64_t begin,
-                                     int64_t end) {
+// A piece is as many channels as a tile has lanes: with head_dim channels come that many pieces,
+// all of a tile's tokens.
+template <typename Element>
+NATTEN_OPS_INLINE Ahead make_ahead(const Problem& problem, const ColumnTile& tile) {
+  return {tile.lanes * int64_t(sizeof(Element)), (problem.head_dim + tile.lanes - 1) / tile.lanes};
+}
+
+// Adds the tokens of a tile's columns in the run's rows [begin, end) of a tensor.
+template <typename Element>
+NATTEN_OPS_INLINE void add_rows(const TensorView& tensor, const Problem& problem, const Run& run,
+                                const ColumnTile& tile, int64_t begin, int64_t end, Ahead& ahead) {
   if (end > run.count) end = run.count;
   for (int64_t position = begin; position < end; ++position) {
     const int64_t index = position * problem.dilation[0] + run.residue;
-    const Element* token = tensor.at<const Element>(run.batch, index, tile.begin, run.head);
-    for (int64_t i = 0; i < tile.count; ++i, token += tensor.axis_stride[1]) {
-      const char* line = reinterpret_cast<const char*>(token);
-      for (int64_t byte = 0; byte < problem.head_dim * int64_t(sizeof(Element)); byte += 64) {
-        __builtin_prefetch(line + byte, kWrite, 2);
-      }
-    }
+    ahead.add(tensor.at<const Element>(run.batch, index, tile.begin, run.head),
+              tensor.axis_stride[1] * int64_t(sizeof(Element)));
   }
 }
 
@@ -146,7 +146,8 @@ NATTEN_OPS_INLINE void prefetch_rows(const TensorView& tensor, const Problem& pr
 template <typename T, int kLanes, typename Buffers>
 NATTEN_OPS_INLINE Partners<T> key_partners(const Problem& problem, const Run& run,
                                            const RowGroup& group, const Columns& columns,
-                                           const ColumnTile& tile, const Buffers& buffers) {
+                                           const ColumnTile& tile, const Buffers& buffers,
+                                           Ahead& ahead) {
   const int64_t k0 = problem.kernel_size[0];
   const int64_t column = Columns::kPadding + tile.partner - columns.key_begin;
   int64_t count = 0;
@@ -168,8 +169,17 @@ NATTEN_OPS_INLINE Partners<T> key_partners(const Problem& problem, const Run& ru
           lane < tile.count ? static_cast<int32_t>(tile.low[lane] - tile.lowest) : 0;
     }
   }
-  return {buffers.partners, count,       buffers.pitch, problem.dilation[1], problem.head_dim,
-          tile.steps,       tile.access, buffers.masks, tile.source,         buffers.bias_source};
+  return {buffers.partners,
+          count,
+          buffers.pitch,
+          problem.dilation[1],
+          problem.head_dim,
+          tile.steps,
+          tile.access,
+          buffers.masks,
+          tile.source,
+          buffers.bias_source,
+          &ahead};
 }
 
 // Replaces the logits of one row of queries, (window, kLanes), by their exponentials relative to
@@ -224,12 +234,14 @@ __attribute__((noinline)) void softmax_row(const Partners<T>& partners, int64_t 
 
 template <typename V, typename Element, typename T>
 void forward_tile(const ForwardCall& call, const ForwardBuffers<T>& buffers, const Run& run,
-                  const RowGroup& group, const Columns& columns, const ColumnTile& tile) {
+                  const RowGroup& group, const Columns& columns, const ColumnTile& tile,
+                  Ahead& ahead) {
   constexpr int kLanes = sizeof(V) / sizeof(T);
   const Problem& problem = call.problem;
   const int64_t row_size = problem.head_dim * kLanes;
   const int64_t window = problem.kernel_size[0] * tile.steps;
-  const Partners<T> partners = key_partners<T, kLanes>(problem, run, group, columns, tile, buffers);
+  const Partners<T> partners =
+      key_partners<T, kLanes>(problem, run, group, columns, tile, buffers, ahead);
 
   const T factor = static_cast<T>(problem.scale * 1.4426950408889634);
   T* outputs[kRows];
@@ -240,6 +252,7 @@ void forward_tile(const ForwardCall& call, const ForwardBuffers<T>& buffers, con
   }
   dot<V>(partners, buffers.queries, row_size, kLanes, buffers.keys,
          static_cast<const T*>(call.bias), buffers.logits);
+  ahead.finish(tile.count);
 
   V inverse[kRows];
   for (int64_t row = 0; row < group.rows; ++row) {
@@ -266,8 +279,6 @@ void forward_tile(const ForwardCall& call, const ForwardBuffers<T>& buffers, con
 template <typename Element, typename T>
 void forward_run(const ForwardCall& call, const ForwardBuffers<T>& buffers, const Run& run,
                  const Run* next, const Columns& columns) {
-  constexpr int kWide = kVectorBytes / sizeof(T);
-  constexpr int kNarrow = kNarrowBytes / sizeof(T);
   const Problem& problem = call.problem;
   const int64_t ring_row = problem.head_dim * buffers.pitch;
   int64_t loaded = 0;  // rows of keys before this are in the rings, or no longer needed
@@ -281,22 +292,21 @@ void forward_run(const ForwardCall& call, const ForwardBuffers<T>& buffers, cons
       load_row<Element>(call.value, problem, run, loaded, columns.key_begin, columns.key_end, T(1),
                         buffers.values + to, buffers.pitch);
     }
-    const Ahead ahead = look_ahead(problem, run, group, loaded, run.end_position, next,
-                                   next ? next->begin_position : 0, buffers.rows);
+    const NextRows after = next_rows(problem, run, group, loaded, run.end_position, next,
+                                     next ? next->begin_position : 0, buffers.rows);
     const TileList tiles = columns.query_tiles();
     for (int64_t i = 0; i < tiles.count; ++i) {
       const ColumnTile& tile = tiles.tiles[i];
-      prefetch_rows<Element>(call.query, problem, ahead.run, tile, ahead.query_begin,
-                             ahead.query_end);
-      prefetch_rows<Element>(call.key, problem, ahead.run, tile, ahead.key_begin, ahead.key_end);
-      prefetch_rows<Element>(call.value, problem, ahead.run, tile, ahead.key_begin, ahead.key_end);
-      prefetch_rows<Element, true>(call.output, problem, run, tile, position,
-                                   position + group.rows);
-      if (tile.lanes == kWide) {
-        forward_tile<Lanes<T, kWide>, Element>(call, buffers, run, group, columns, tile);
-      } else {
-        forward_tile<Lanes<T, kNarrow>, Element>(call, buffers, run, group, columns, tile);
-      }
+      Ahead ahead = make_ahead<Element>(problem, tile);
+      add_rows<Element>(call.query, problem, after.run, tile, after.query_begin, after.query_end,
+                        ahead);
+      add_rows<Element>(call.key, problem, after.run, tile, after.key_begin, after.key_end, ahead);
+      add_rows<Element>(call.value, problem, after.run, tile, after.key_begin, after.key_end,
+                        ahead);
+      add_rows<Element>(call.output, problem, run, tile, position, position + group.rows, ahead);
+      with_vector<T>(tile.lanes, [&](auto vector) {
+        forward_tile<decltype(vector), Element>(call, buffers, run, group, columns, tile, ahead);
+      });
     }
     position += group.rows;
   }

@@ -104,20 +104,18 @@ bool permute(const Problem& problem, ColumnTile& tile) {
 // Multiply-adds of a tile, as if every lane had all steps.
 int64_t cost(const ColumnTile& tile) { return tile.lanes * tile.steps; }
 
-void add_query_tiles(const Problem& problem, int64_t begin, int64_t end, const VectorSizes& vectors,
-                     bool owned, std::vector<ColumnTile>& tiles) {
+// Cuts the columns [begin, end) into tiles, with make(first column, lanes): wide ones, and narrow
+// ones where that costs less.
+template <typename Make>
+void add_tiles(int64_t begin, int64_t end, const VectorSizes& vectors, Make make,
+               std::vector<ColumnTile>& tiles) {
   while (begin < end) {
-    const auto best_of = [&](int64_t from, int64_t lanes) {
-      ColumnTile tile = make_tile(problem, key_offsets, from, end, lanes, owned);
-      if (vectors.permutes && tile.access == Access::kMasked) permute(problem, tile);
-      return tile;
-    };
-    ColumnTile tile = best_of(begin, vectors.wide);
+    ColumnTile tile = make(begin, vectors.wide);
     if (vectors.narrow < vectors.wide && tile.access != Access::kPlain) {
-      const ColumnTile first = best_of(begin, vectors.narrow);
+      const ColumnTile first = make(begin, vectors.narrow);
       int64_t narrow_cost = cost(first);
       if (begin + vectors.narrow < end) {
-        narrow_cost += cost(best_of(begin + vectors.narrow, vectors.narrow));
+        narrow_cost += cost(make(begin + vectors.narrow, vectors.narrow));
       }
       if (narrow_cost < cost(tile)) tile = first;
     }
@@ -126,22 +124,22 @@ void add_query_tiles(const Problem& problem, int64_t begin, int64_t end, const V
   }
 }
 
+void add_query_tiles(const Problem& problem, int64_t begin, int64_t end, const VectorSizes& vectors,
+                     bool owned, std::vector<ColumnTile>& tiles) {
+  const auto make = [&](int64_t first, int64_t lanes) {
+    ColumnTile tile = make_tile(problem, key_offsets, first, end, lanes, owned);
+    if (vectors.permutes && tile.access == Access::kMasked) permute(problem, tile);
+    return tile;
+  };
+  add_tiles(begin, end, vectors, make, tiles);
+}
+
 void add_key_tiles(const Problem& problem, int64_t begin, int64_t end, const VectorSizes& vectors,
                    std::vector<ColumnTile>& tiles) {
-  while (begin < end) {
-    ColumnTile tile = make_tile(problem, query_offsets, begin, end, vectors.wide, true);
-    if (vectors.narrow < vectors.wide && tile.access != Access::kPlain) {
-      const auto narrow_tile = [&](int64_t from) {
-        return make_tile(problem, query_offsets, from, end, vectors.narrow, true);
-      };
-      const ColumnTile first = narrow_tile(begin);
-      int64_t narrow_cost = cost(first);
-      if (begin + vectors.narrow < end) narrow_cost += cost(narrow_tile(begin + vectors.narrow));
-      if (narrow_cost < cost(tile)) tile = first;
-    }
-    tiles.push_back(tile);
-    begin += tile.count;
-  }
+  const auto make = [&](int64_t first, int64_t lanes) {
+    return make_tile(problem, query_offsets, first, end, lanes, true);
+  };
+  add_tiles(begin, end, vectors, make, tiles);
 }
 
 }  // namespace
@@ -192,7 +190,7 @@ int64_t Columns::pitch() const {
 
 Plan make_forward_plan(const Problem& problem, int64_t threads) {
   const int64_t rows = problem.kernel_size[0] + 3;
-  return make_plan(problem, 1 << 18, 4 * 2 * rows * problem.head_dim, 4, 32, threads);
+  return make_plan(problem, 1 << 18, 4 * 2 * rows * problem.head_dim, 4, 64, threads);
 }
 
 Plan make_backward_plan(const Problem& problem, int64_t threads) {
@@ -202,7 +200,7 @@ Plan make_backward_plan(const Problem& problem, int64_t threads) {
   // The sums of the bias' gradient shall be small beside the data of a slab.
   const int64_t row_size = 3 * problem.length[1] * problem.head_dim;
   const int64_t slab_rows = std::max<int64_t>(divide_up(40 * problem.bias_size(), row_size), 8);
-  return make_plan(problem, 3 << 20, bytes_per_column, round_up(slab_rows, 4), 64, threads);
+  return make_plan(problem, 3 << 19, bytes_per_column, round_up(slab_rows, 4), 128, threads);
 }
 
 Run make_run(const Problem& problem, const Plan& plan, int64_t unit) {

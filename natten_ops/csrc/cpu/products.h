@@ -16,6 +16,49 @@ struct Partner {
   int64_t bias[kRows];     // of each concerned row: its bias for them
 };
 
+// Tokens that will be needed soon. They lie too far apart for the processor to see by itself what
+// comes next, and asked for all at once it forgets most of them: products ask for a piece with
+// every channel, which over head_dim channels are the tokens of a tile in one row of a tensor.
+class Ahead {
+ public:
+  Ahead(int64_t piece_bytes, int64_t pieces) : piece_bytes(piece_bytes), pieces(pieces) {}
+
+  // A token is `pieces` pieces of so many bytes.
+  const int64_t piece_bytes, pieces;
+
+  struct Row {
+    const char* token;  // the first
+    int64_t jump;       // bytes from the end of a token to the next one
+  };
+
+  void add(const void* token, int64_t token_bytes) {
+    if (count_ < kMost) {
+      rows_[count_++] = {static_cast<const char*>(token), token_bytes - pieces * piece_bytes};
+    }
+  }
+
+  // The next row to ask for; when there is none, one token again and again.
+  Row take(const void* token) {
+    if (next_ < count_) return rows_[next_++];
+    return {static_cast<const char*>(token), -pieces * piece_bytes};
+  }
+
+  // Asks for what no product has taken.
+  void finish(int64_t tokens) {
+    for (; next_ < count_; ++next_) {
+      const char* piece = rows_[next_].token;
+      for (int64_t token = 0; token < tokens; ++token, piece += rows_[next_].jump) {
+        for (int64_t i = 0; i < pieces; ++i, piece += piece_bytes) __builtin_prefetch(piece, 0, 2);
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t kMost = 64;  // more than most tiles have; the rest is not asked for
+  Row rows_[kMost];
+  int64_t next_ = 0, count_ = 0;
+};
+
 template <typename T>
 struct Partners {
   const Partner* partner;
@@ -25,6 +68,7 @@ struct Partners {
   const Integer<T>* masks;     // of make_masks
   const int32_t* source;       // permuted: where a lane's partner is in the vectors
   const int32_t* bias_source;  // permuted: where a lane's bias is in the vector of biases
+  Ahead* ahead;                // of dot only
 };
 
 // The vector of a tile's partners that starts at `from`. Masked lanes are read like others.
@@ -36,6 +80,16 @@ NATTEN_OPS_INLINE V load_partners(const T* from, S source) {
     return permuted(load<V>(from), load<V>(from + sizeof(V) / sizeof(T)), source);
   } else {
     return load<V>(from);
+  }
+}
+
+// Calls f with a vector of so many lanes.
+template <typename T, typename F>
+NATTEN_OPS_INLINE void with_vector(int64_t lanes, F f) {
+  if (lanes == kVectorBytes / int64_t(sizeof(T))) {
+    f(Lanes<T, kVectorBytes / sizeof(T)>{});
+  } else {
+    f(Lanes<T, kNarrowBytes / sizeof(T)>{});
   }
 }
 
@@ -87,7 +141,17 @@ NATTEN_OPS_INLINE void dot_block(const Partner& partner, const Partners<T>& part
   }
   other += partner.lanes + first * partners.step;
   own += partner.first * own_row;
+  const Ahead::Row ahead = partners.ahead->take(own);
+  const char* piece = ahead.token;
+  const int64_t piece_bytes = partners.ahead->piece_bytes, pieces = partners.ahead->pieces;
+  int64_t left = pieces;  // of the token
   for (int64_t channel = 0; channel < partners.channels; ++channel) {
+    __builtin_prefetch(piece, 0, 2);
+    piece += piece_bytes;
+    if (--left == 0) {
+      piece += ahead.jump;
+      left = pieces;
+    }
     V own_lanes[kRowCount];
     NATTEN_OPS_UNROLL
     for (int row = 0; row < kRowCount; ++row) own_lanes[row] = pinned(load<V>(own + row * own_row));

@@ -32,8 +32,13 @@ struct ForwardVariant {
   static constexpr int kEights = (kKernel + P::kPatchRows - 1) * kColumns;
   static constexpr int kStep = kIsFixed ? step_of(kEights, kColumns == 1 ? 14 : 10) : 8;
   static constexpr bool kIsOneStep = kIsFixed && kStep == kEights;
-  // What is done again with care need not be fast, but must not take registers.
-  using Careful = ForwardVariant<E, kHeadDim, kRows, 0>;
+};
+
+// What is done again with care need not be fast, but must not take many registers.
+template <typename Variant>
+struct CarefulVariant
+    : ForwardVariant<typename Variant::Element, Variant::kDim, Variant::kPatchRows, 0> {
+  static constexpr int kStep = 2;
 };
 
 struct ForwardParameters {
@@ -241,8 +246,8 @@ matrix_forward_kernel(const ForwardParameters parameters) {
   }
   for (int round = 0; again >> round; ++round) {
     if (again >> round & 1) {
-      attend_patch<typename Variant::Careful, true>(parameters, loaded, round * kMatrixWarps + warp,
-                                                    false);
+      attend_patch<CarefulVariant<Variant>, true>(parameters, loaded, round * kMatrixWarps + warp,
+                                                  false);
     }
   }
 }

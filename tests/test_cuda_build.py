@@ -151,6 +151,20 @@ def test_report_is_read():
     assert matrix.shared == 8192 and not matrix.is_exempt and not matrix.is_bad
 
 
+@pytest.mark.parametrize(
+    ('name', 'is_exempt'),
+    [
+        ('scalar_key_kernel<scalar::Variant<float, 16, true> >', True),
+        ('matrix_key_kernel<BackwardVariant<BFloat16, 128, 8> >', True),
+        ('matrix_key_kernel<BackwardVariant<BFloat16, 32, 8> >', False),
+        ('matrix_forward_kernel<ForwardVariant<Float16, 32, 8, 7> >', False),
+    ],
+)
+def test_exempt_kernels(name, is_exempt):
+    kernel = check_cuda_resources.Resources(name, '90', registers=255, stack=8, spills=4, shared=0)
+    assert kernel.is_exempt == is_exempt and kernel.is_bad != is_exempt
+
+
 @pytest.mark.parametrize(('stack', 'stores'), [(16, 0), (0, 4)])
 def test_spills_are_told(stack, stores, tmp_path, capsys):
     path = tmp_path / 'report.txt'

@@ -1,6 +1,6 @@
 // Runs the kernels on the CPU: an emulator of what natten_ops/csrc/cuda/device.h offers, with the
 // same names and contracts, for tests. Sources are compiled with `-include tests/simt/device.h`;
-// the include guard, which both headers share, keeps the other one out.
+// the include guard, which both headers have, keeps the other one out.
 //
 // How it works: `launch` runs the blocks one after another. The threads of a block are fibers, each
 // with a stack of its own, on one thread of the operating system. A warp is chosen, each of its 32
@@ -9,18 +9,20 @@
 // in which blocks, warps and threads are taken is chosen with simt_set_order.
 //
 // What it detects:
-// - missing barriers, and blocks that write what others write: results change with the order, as
-//   between two collectives threads run one after another, and warps as far apart as barriers let
-//   them. (A race between two threads of a warp is seen if no collective of theirs is between.)
+// - missing barriers, and blocks that write what others write or read: results change with the
+//   order. Between collectives the threads of a warp run one after another, and warps are as far
+//   apart as barriers let them;
 // - missing copy_async_wait: a copy lands as late as it may, and its destination holds NaN before;
-// - shared memory that is read before it is written: it starts as bytes 0xff, NaN in all formats;
-// - accesses outside of shared and of global memory, of arrays of a thread, misaligned words,
-//   overflow: by AddressSanitizer and UndefinedBehaviorSanitizer, which end the program;
-// - collectives that not all threads of a warp (block_barrier: of the block) come to, at the same
-//   line; misaligned addresses and addresses outside of shared memory where shared memory is
-//   expected; too much shared memory; another stream than the caller's: `launch` returns a message.
-// What it does not: time, bank conflicts, limits of registers, exact roundings of tensor cores and
-// fast functions, launch bounds, code that only nvcc refuses.
+// - shared memory that is read before it is written: it begins as bytes 0xff, NaN in all formats;
+// - accesses outside of shared memory, global memory and arrays of a thread, misaligned words and
+//   overflow of integers: AddressSanitizer and UndefinedBehaviorSanitizer end the program;
+// - collectives to which not all threads of a warp (block_barrier: of the block) come, at the same
+//   line; misaligned addresses, and others than of shared memory, of copies and matrices; bfloat16
+//   products before 8.0; too much shared memory; another stream than the caller's: `launch` returns
+//   a message.
+// What it does not: races between two threads of a warp with a collective between them that is no
+// barrier (shuffles order memory here, not on the device); time, bank conflicts and registers;
+// roundings of tensor cores and of fast functions; launch bounds; code that only nvcc refuses.
 #ifndef NATTEN_OPS_DEVICE_H
 #define NATTEN_OPS_DEVICE_H
 

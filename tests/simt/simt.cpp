@@ -44,11 +44,11 @@ Fiber host;  // the stack of `launch`
 
 void thread_main();  // what a fiber runs
 
-__attribute__((noinline, no_sanitize("address"))) void jump(Fiber& to) {
+__attribute__((noipa, no_sanitize("address"))) void jump(Fiber& to) {
   __builtin_longjmp(to.registers, 1);
 }
 
-__attribute__((noinline, no_sanitize("address"))) void switch_fiber(Fiber& from, Fiber& to) {
+__attribute__((noipa, no_sanitize("address"))) void switch_fiber(Fiber& from, Fiber& to) {
   __sanitizer_start_switch_fiber(&from.fake_stack, to.stack, to.stack_bytes);
   if (__builtin_setjmp(from.registers) == 0) {
     if (to.begun) jump(to);
@@ -101,8 +101,7 @@ Thread& current() { return *threads[here.thread]; }
 std::vector<int> turns;  // the threads that run before `launch` goes on
 size_t turn;
 
-// The thread that runs stops. The next one goes on; after the last one and after an error,
-// `launch`.
+// The thread that runs stops. The next one goes on or, after the last one and an error, `launch`.
 void stop() {
   Fiber& from = current().fiber;
   const bool last = !error.empty() || ++turn == turns.size();

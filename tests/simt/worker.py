@@ -231,7 +231,10 @@ def main() -> None:
         except EOFError:
             return
         signal.alarm(TIME_LIMIT)
-        answer = run_in_all_orders(library, request)
+        try:
+            answer = run_in_all_orders(library, request)
+        except AssertionError as error:
+            answer = Answer(str(error), False, {})
         signal.alarm(0)
         pickle.dump(answer, sys.stdout.buffer)
         sys.stdout.flush()

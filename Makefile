@@ -1,7 +1,7 @@
 # Every target sets up what it needs. Choose the Python that makes .venv with PYTHON=...
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES = find natten_ops/csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh'
+SOURCES = find natten_ops/csrc tests/simt -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh'
 # What runs compiled kernels, but not torch's compiler.
 SANITIZED = $(filter-out %_compile.py %_reference.py,$(wildcard tests/test_operator_*.py)) \
 	tests/test_attention_modules.py

@@ -1,6 +1,6 @@
 """Builds natten_ops' compiled libraries; everything else is in pyproject.toml.
 
-There is one for the CPU and, where nvcc is found (setup_cuda.py), one more for CUDA. They are compiled
+There is one for the CPU and, where nvcc is found, one more for CUDA (tools/setup_cuda.py). They are compiled
 against the stable ABI of torch, so one binary serves every torch from 2.10 on and every Python. They are
 built against the torch of the environment they are installed into: with build isolation that torch is not
 on the path, and is looked up in the environment's site-packages.
@@ -15,7 +15,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
-sys.path.insert(0, str(ROOT))  # build isolation takes it out
+sys.path.append(str(ROOT / 'tools'))
 
 import setup_cuda  # noqa: E402
 

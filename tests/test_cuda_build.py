@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
+sys.path.insert(0, str(ROOT / 'tools'))
 
 import check_cuda_resources  # noqa: E402
-
 import setup_cuda  # noqa: E402
+
 from natten_ops import operator  # noqa: E402
 
 KNOWN = frozenset({(5, 0), (7, 5), (8, 0), (8, 6), (8, 7), (8, 9), (9, 0)})

@@ -40,7 +40,7 @@ NINJA_LINE = re.compile(r'\s*\[(\d+)/(\d+)\] ')
 ERROR_LINE = re.compile(r'\berror\b|\bfatal\b|^FAILED|Error:', re.IGNORECASE)
 NETWORK_LINE = re.compile(r'Retrying|Could not fetch|Connection|timed out|HTTP error|not a trusted')
 LISTS = ('torch', 'build', 'libraries', 'dev', 'openmmlab', 'mmcv')
-OWN_SOURCES = ('pyproject.toml', 'setup.py', 'setup_cuda.py', 'natten_ops/csrc')
+OWN_SOURCES = ('pyproject.toml', 'setup.py', 'tools/setup_cuda.py', 'natten_ops/csrc')
 # What decides whether, how and for which devices setup.py builds the CUDA library.
 CUDA_VARIABLES = ('NATTEN_OPS_CUDA', 'TORCH_CUDA_ARCH_LIST', 'CUDA_HOME', 'CUDA_PATH')
 
@@ -227,7 +227,8 @@ class Environment:
 
     def stamp(self, inputs: tuple[str, ...]) -> str:
         """A digest of what a step depends on: files, the torch it ran with, the place, perhaps CUDA."""
-        cuda = [find_nvcc(), *map(os.environ.get, CUDA_VARIABLES)] if 'setup_cuda.py' in inputs else ''
+        has_cuda = 'tools/setup_cuda.py' in inputs
+        cuda = [find_nvcc(), *map(os.environ.get, CUDA_VARIABLES)] if has_cuda else ''
         digest = hashlib.sha256(f'{self.root} {self.state.get("torch")} {cuda}'.encode())
         for name in (*inputs, 'tools/setup_env.py'):
             top = self.root / name

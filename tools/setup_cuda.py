@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / 'natten_ops/csrc'
 BUILD = ROOT / 'build/cuda'
 LIBRARY = '_CUDA.abi3.so'

@@ -1,9 +1,9 @@
 """Builds natten_ops' compiled libraries; everything else is in pyproject.toml.
 
 There is one for the CPU and, where nvcc is found, one more for CUDA (tools/setup_cuda.py). They are
-compiled against the stable ABI of torch, so one binary serves every torch from 2.10 on and every Python. They are
-built against the torch of the environment they are installed into: with build isolation that torch is not
-on the path, and is looked up in the environment's site-packages.
+compiled against the stable ABI of torch, so one binary serves every torch from 2.10 on and every Python.
+They are built against the torch of the environment they are installed into: with build isolation that
+torch is not on the path, and is looked up in the environment's site-packages.
 """
 
 import os

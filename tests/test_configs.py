@@ -13,7 +13,7 @@ from mmengine.registry import MODELS
 from plot_curves import main as plot_curves
 
 ROOT = Path(__file__).parents[1]
-MASK_RCNN = 'configs/nat/mask-rcnn_nat-mini_fpn_ms-crop-3x_coco.py'
+MASK_RCNN = 'configs/nat/mask-rcnn_nat-mini_fpn_amp-ms-crop-3x_coco.py'
 UPERNET = 'configs/nat/nat-mini_upernet_8xb2-amp-160k_ade20k-512x512.py'
 DEMO_DETECTOR = 'configs/demo/mask-rcnn_nat-demo_fpn_demo-instances.py'
 DEMO_SEGMENTOR = 'configs/demo/nat-demo_upernet_demo-scenes.py'

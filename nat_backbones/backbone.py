@@ -8,7 +8,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from .layers import Block, Level
-from .pretrained import load_pretrained
+from .pretrained import load_pretrained, require_pretrained
 
 
 class NeighborhoodBackbone(BaseModule):
@@ -176,6 +176,8 @@ class NeighborhoodBackbone(BaseModule):
         if self.is_init or not pretrained:
             super().init_weights()
             return
+        for entry in pretrained:
+            require_pretrained(entry['checkpoint'])
         whole, self.init_cfg = self.init_cfg, [e for e in entries if e['type'] != 'Pretrained']
         super().init_weights()
         self.init_cfg = whole

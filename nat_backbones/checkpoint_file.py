@@ -9,6 +9,12 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
+#: How to do without pretrained weights, for messages.
+WITHOUT_WEIGHTS = (
+    'train from random weights: init_cfg=None in the backbone, on the command line'
+    ' --cfg-options model.backbone.init_cfg=None'
+)
+
 _UNSAFE_GLOBAL = re.compile(r'(?:GLOBAL|function) <?(?P<name>[\w.]+)')
 
 
@@ -69,11 +75,7 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
             checkpoint, or would execute code.
     """
     path = str(path)
-    if is_url(path):
-        path = _downloaded(path)
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise CheckpointError(f'checkpoint {path} does not exist; check the path')
+    file = local_file(path)
     try:
         with torch.serialization.safe_globals(safe_globals()):
             return torch.load(file, map_location=map_location, weights_only=True)
@@ -83,6 +85,22 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
         raise CheckpointError(f'checkpoint {path} may not be read; correct its permissions') from error
     except Exception as error:  # a damaged pickle can end in almost any
         raise _refused(path, error) from error
+
+
+def local_file(path: str, remedy: str = 'check the path') -> Path:
+    """Find a checkpoint's file; what is downloaded is kept in torch.hub's cache.
+
+    Args:
+        path: a local file or a URL.
+        remedy: what to do where a local file does not exist, for the message.
+
+    Raises:
+        CheckpointError: where the file does not exist or cannot be downloaded.
+    """
+    file = Path(_downloaded(path) if is_url(path) else path).expanduser()
+    if not file.is_file():
+        raise CheckpointError(f'checkpoint {path} does not exist; {remedy}')
+    return file
 
 
 def _downloaded(url: str) -> str:
@@ -95,7 +113,7 @@ def _downloaded(url: str) -> str:
         except (OSError, ValueError) as error:
             raise CheckpointError(
                 f'checkpoint {url} cannot be downloaded ({error}); download it elsewhere and put it at'
-                f' {file}, or train without it: set init_cfg of the backbone to None'
+                f' {file}, or {WITHOUT_WEIGHTS}'
             ) from error
     return str(file)
 

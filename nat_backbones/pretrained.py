@@ -8,13 +8,26 @@ import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from .checkpoint_file import CheckpointError, read_checkpoint
+from .checkpoint_file import WITHOUT_WEIGHTS, CheckpointError, local_file, read_checkpoint
 
 # Parts of a model that are not the backbone: a classifier's last norm and head. The backbone's own
 # norms have a number.
 _CLASSIFIER = re.compile(r'(norm|head)\.')
 # Output norms exist only in models for dense prediction.
 _OUTPUT_NORM = re.compile(r'norm\d+\.')
+
+
+def require_pretrained(path: str) -> None:
+    """Find the file of pretrained weights, downloading it if need be.
+
+    Raises:
+        CheckpointError: where it does not exist or cannot be downloaded.
+    """
+    local_file(
+        path,
+        'correct the path, give the URL of a published one (they are in the configs and in'
+        f' nat_backbones/published.py), or {WITHOUT_WEIGHTS}',
+    )
 
 
 def load_pretrained(backbone: nn.Module, path: str, prefix: str = '') -> None:

@@ -452,7 +452,7 @@ def test_pretrained_never_executes_code(tmp_path, capsys):
 
 def test_failed_download_names_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
-    with pytest.raises(CheckpointError, match=r'put it at .*nat_mini\.pth, or train without it'):
+    with pytest.raises(CheckpointError, match=r'put it at .*nat_mini\.pth, or train from random weights'):
         initialised('http://localhost:9/nat_mini.pth')
 
 

@@ -449,6 +449,33 @@ def test_missing_data_root(refused, inputs, name):
     replace(inputs / f'{name}.py', '/data/', '/date/')
     message = refused('train', inputs / f'{name}.py')
     assert '.data_root = ' in message and 'date/' in message
+    assert '--cfg-options train_dataloader.dataset' in message and '.data_root=FOLDER' in message
+    assert 'https://' not in message  # not where the data of others are
+
+
+@pytest.mark.parametrize(
+    ('config', 'source'),
+    [
+        ('nat/mask-rcnn_nat-mini_fpn_amp-ms-crop-3x_coco.py', 'COCO 2017 from https://cocodataset.org'),
+        ('nat/nat-mini_upernet_8xb2-amp-160k_ade20k-512x512.py', 'from https://ade20k.csail.mit.edu'),
+    ],
+)
+def test_missing_public_data(refused, config, source):
+    message = refused('train', TOOLS.parent / 'configs' / config)
+    assert source in message and 'make demo trains without it' in message
+
+
+@pytest.mark.parametrize('checkpoint', ['absent.pth', 'http://localhost:9/absent.pth'])
+def test_missing_pretrained_weights(refused, inputs, checkpoint, tmp_path_factory, monkeypatch):
+    cache = tmp_path_factory.mktemp('cache')
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(cache))
+    init_cfg = f"init_cfg=dict(type='Pretrained', checkpoint='{checkpoint}')"
+    replace(inputs / 'detector.py', 'init_cfg=None', init_cfg)
+    message = refused('train', inputs / 'detector.py')
+    assert f'checkpoint {checkpoint} ' in message
+    assert 'train from random weights: init_cfg=None' in message
+    where = f'put it at {cache}/checkpoints/absent.pth' if '://' in checkpoint else 'published one'
+    assert where in message
 
 
 @pytest.mark.parametrize(

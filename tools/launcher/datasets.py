@@ -15,6 +15,20 @@ from .errors import UserError
 from .registries import build_registered, check_type
 from .segmentation import check_segmentation_dataset
 
+# Where the data sets of the published models are to be had, by their type in configs.
+_COCO = ('COCO 2017', 'https://cocodataset.org/#download')
+_ADE20K = ('ADE20K (ADEChallengeData2016)', 'https://ade20k.csail.mit.edu')
+_CITYSCAPES = ('Cityscapes', 'https://www.cityscapes-dataset.com')
+_PUBLIC = {
+    'CocoDataset': _COCO,
+    'CocoPanopticDataset': _COCO,
+    'ADE20KDataset': _ADE20K,
+    'ADE20KInstanceDataset': _ADE20K,
+    'ADE20KPanopticDataset': _ADE20K,
+    'CityscapesDataset': _CITYSCAPES,
+    'CityscapesPanopticDataset': _CITYSCAPES,
+}
+
 
 @dataclass
 class ConfigDataset:
@@ -81,7 +95,7 @@ def _build(field: str, leaf: Any) -> ConfigDataset | None:
     local = _is_local(leaf)
     root = leaf.get('data_root')
     if local and root and not osp.isdir(root):
-        raise UserError(f'{field}.data_root = {root!r} is not a folder', 'correct the path')
+        raise UserError(f'{field}.data_root = {root!r} is not a folder', _where_to_get(field, leaf))
     lazy = {**leaf, 'lazy_init': True}
     try:
         dataset = build_registered(lambda: DATASETS.build(lazy), leaf, field)
@@ -90,6 +104,14 @@ def _build(field: str, leaf: Any) -> ConfigDataset | None:
         reason = str(error) or 'its paths or classes are refused'
         raise UserError(f'{field} ({leaf.type}): {reason}', 'correct its paths and metainfo') from error
     return ConfigDataset(field, dataset, local) if isinstance(dataset, BaseDataset) else None
+
+
+def _where_to_get(field: str, leaf: Any) -> str:
+    remedy = f'correct the path, on the command line --cfg-options {field}.data_root=FOLDER'
+    if leaf.type not in _PUBLIC or leaf.get('metainfo'):  # data of the user's own have other classes
+        return remedy
+    name, url = _PUBLIC[leaf.type]
+    return f'get {name} from {url} and put or link it there, or {remedy}; make demo trains without it'
 
 
 def _is_local(leaf: Any) -> bool:

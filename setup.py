@@ -7,12 +7,14 @@ torch is not on the path, and is looked up in the environment's site-packages.
 """
 
 import os
+import shutil
 import sys
 import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 sys.path.append(str(ROOT / 'tools'))
@@ -110,6 +112,24 @@ class BuildLibraries(cpp_extension.BuildExtension):
             raise SystemExit(f'error: {error}') from None
 
 
+class BuildPython(build_py):
+    """Puts configs, metafiles and launchers where mim and mmengine look for them: in a folder ``.mim``.
+
+    It has to be in the first of the distribution's packages.
+    """
+
+    def run(self) -> None:
+        """Copy the packages, then what belongs to them."""
+        super().run()
+        if self.editable_mode:
+            return
+        target = Path(self.build_lib) / 'mmdet_nat/.mim'
+        shutil.rmtree(target, ignore_errors=True)
+        for folder in ('configs', 'tools'):
+            shutil.copytree(ROOT / folder, target / folder, ignore=shutil.ignore_patterns('__pycache__'))
+        shutil.copy(ROOT / 'model-index.yml', target)
+
+
 EXTENSIONS = [
     cpp_extension.CppExtension(
         name='natten_ops._C',
@@ -132,6 +152,6 @@ if NVCC is not None:
 
 setup(
     ext_modules=EXTENSIONS,
-    cmdclass={'build_ext': BuildLibraries},
+    cmdclass={'build_ext': BuildLibraries, 'build_py': BuildPython},
     options={'bdist_wheel': {'py_limited_api': 'cp310'}},
 )

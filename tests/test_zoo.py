@@ -6,6 +6,8 @@ data/published_recipes.json holds the arguments of the configs that were release
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import check_zoo
@@ -193,3 +195,13 @@ def test_complexity_of_an_unknown_architecture(tmp_path, capsys):
     with pytest.raises(SystemExit):
         model_complexity.main([str(path)])
     assert 'it is not known which parts to count' in capsys.readouterr().err
+
+
+def test_installed_where_mim_looks(tmp_path):
+    command = [sys.executable, 'setup.py', '-q', 'build_py', '--build-lib', str(tmp_path)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    mim = tmp_path / 'mmdet_nat/.mim'
+    listed = {model.config for model in published_models(mim).values()}
+    assert listed == published_models().keys() and all((mim / config).is_file() for config in listed)
+    assert (mim / 'configs/_base_/models/upernet_nat.py').is_file() and (mim / 'tools/train.py').is_file()

@@ -1,0 +1,70 @@
+"""Every published detector and segmentor trains for a step and predicts; three of them at full size.
+
+Reduced as reduced.py says: the code is the same, the data are generated in the layout of the public ones.
+Mask2Former has a test file of its own.
+"""
+
+import pytest
+from launcher.config import read_config
+from model_zoo.metafiles import ROOT, published_models
+from one_step import build_model, predict_one, train_one_step
+from panoptic_scenes import write_ade20k, write_coco
+from reduced import reduce
+
+CONFIGS = [config for config, model in published_models().items() if model.architecture != 'Mask2Former']
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp('zoo')
+    write_coco(root)
+    write_ade20k(root)
+    return root
+
+
+@pytest.fixture
+def in_data(data, monkeypatch):
+    """The configs' paths begin with ``data/``."""
+    monkeypatch.chdir(data)
+
+
+def check_prediction(cfg, result):
+    if cfg.default_scope == 'mmdet':
+        found = result.pred_instances
+        assert len(found.bboxes) == len(found.masks) == len(found.scores) and found.bboxes.isfinite().all()
+        assert found.masks.shape[1:] == result.ori_shape
+    else:
+        assert result.pred_sem_seg.data.shape == (1, *result.ori_shape)
+        assert result.pred_sem_seg.data.max() < 150 and result.seg_logits.data.isfinite().all()
+
+
+@pytest.mark.parametrize('config', CONFIGS)
+@pytest.mark.usefixtures('in_data')
+def test_trains_a_step_and_predicts(config):
+    cfg = reduce(read_config(str(ROOT / config)))
+    model = build_model(cfg)
+    train_one_step(cfg, model)
+    check_prediction(cfg, predict_one(cfg, model))
+
+
+@pytest.mark.parametrize(
+    'config',
+    [
+        'configs/nat/mask-rcnn_nat-tiny_fpn_amp-ms-crop-3x_coco.py',
+        # Windows of dilation 28 reach over 196 tokens, where these images have 48x64.
+        'configs/dinat/mask-rcnn_dinat-tiny_fpn_amp-ms-crop-3x_coco.py',
+        'configs/dinat_s/dinat-s-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py',
+    ],
+)
+@pytest.mark.usefixtures('in_data')
+def test_full_size(config):
+    whole = read_config(str(ROOT / config))
+    cfg = reduce(whole)
+    # Backbone, neck and heads as published; few proposals, and the reduced size of batches of segmentors.
+    kept = {name: cfg.model[name] for name in ('train_cfg', 'test_cfg', 'data_preprocessor')}
+    cfg.model = dict(whole.model, **kept)
+    cfg.model.backbone.init_cfg = None
+    model = build_model(cfg)
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6) == published_models()[config].params
+    train_one_step(cfg, model)
+    check_prediction(cfg, predict_one(cfg, model))

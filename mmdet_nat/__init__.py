@@ -1,4 +1,4 @@
-"""Registers NAT, DiNAT and DiNAT_s as backbones of mmdet.
+"""Registers in mmdet the backbones NAT, DiNAT and DiNAT_s, and what their panoptic configs need.
 
 All that a config needs: ``custom_imports = dict(imports=['mmdet_nat'])``.
 """
@@ -7,7 +7,17 @@ from mmdet.registry import MODELS
 
 from nat_backbones import NAT, DiNAT, DiNAT_s
 
+from .ade20k_panoptic import BoxlessADE20KPanopticDataset
+from .cityscapes_panoptic import CityscapesPanopticDataset, CityscapesPanopticMetric
+
 for _backbone in (NAT, DiNAT, DiNAT_s):
     MODELS.register_module(module=_backbone)
 
-__all__ = ['NAT', 'DiNAT', 'DiNAT_s']
+__all__ = [
+    'NAT',
+    'BoxlessADE20KPanopticDataset',
+    'CityscapesPanopticDataset',
+    'CityscapesPanopticMetric',
+    'DiNAT',
+    'DiNAT_s',
+]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / 'tools'), str(ROOT / 'tests')]
+sys.path.append(str(ROOT / 'tests' / 'stand_ins'))  # last: the real packages come first
 
 
 def pytest_ignore_collect(collection_path, config):

@@ -34,7 +34,9 @@ def build(config):
 
 
 def test_every_config_is_tested():
-    configs = {str(path.relative_to(ROOT)) for path in (ROOT / 'configs').glob('[!_]*/*.py')}
+    paths = [path.relative_to(ROOT) for path in (ROOT / 'configs').glob('[!_]*/*.py')]
+    # Those of Mask2Former have a test file of their own.
+    configs = {str(path) for path in paths if path.parent.name != 'mask2former'}
     assert configs == {MASK_RCNN, UPERNET, DEMO_DETECTOR, DEMO_SEGMENTOR, FRUITS_NUTS}
 
 

@@ -31,7 +31,9 @@ NO_ZOO = ('_base_', 'demo', 'fruits_nuts')
 
 def check_index() -> Iterator[str]:
     """Compare the metafiles with the configs that there are."""
-    yield from load_index(str(ROOT / INDEX)).check(silent=True)
+    # OpenMMLab's paths begin at the project, modelindex's at the metafile.
+    problems = load_index(str(ROOT / INDEX)).check(silent=True)
+    yield from (problem for problem in problems if 'Path to README' not in problem)
     models = published_models()
     configs = {
         str(path.relative_to(ROOT))

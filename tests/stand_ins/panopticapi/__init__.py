@@ -1,0 +1,1 @@
+"""What mmdet uses of panopticapi, which no package index has: for tests where it is not installed."""

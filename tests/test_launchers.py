@@ -20,6 +20,7 @@ pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
 from mmengine.logging import HistoryBuffer  # noqa: E402
+from mmengine.registry import TRANSFORMS  # noqa: E402
 
 from nat_backbones.checkpoint_file import read_checkpoint  # noqa: E402
 
@@ -523,6 +524,22 @@ def test_annotations_that_are_not_coco(refused, inputs, edit, expected):
 def test_annotations_that_are_a_list(refused, inputs):
     (inputs / 'data/coco.json').write_text('[]')
     assert 'it holds a list' in refused('train', inputs / 'detector.py')
+
+
+class NeedsAbsentPackage:
+    """A transform like mmdet's of panoptic label maps."""
+
+    def __init__(self):
+        raise ImportError('absent is not installed, please install it by: pip install absent.')
+
+
+def test_package_that_a_transform_lacks(refused, inputs):
+    TRANSFORMS.register_module(module=NeedsAbsentPackage, force=True)
+    replace(
+        inputs / 'detector.py', "dict(type='Resize'", "dict(type='NeedsAbsentPackage'), dict(type='Resize'"
+    )
+    message = refused('train', inputs / 'detector.py')
+    assert 'absent is not installed, please install it by: pip install absent; install it' in message
 
 
 def test_classes_that_the_annotations_lack(refused, inputs):

@@ -99,6 +99,8 @@ def _build(field: str, leaf: Any) -> ConfigDataset | None:
     lazy = {**leaf, 'lazy_init': True}
     try:
         dataset = build_registered(lambda: DATASETS.build(lazy), leaf, field)
+    except ImportError as error:  # of a package that only some transforms need, such as panopticapi
+        raise UserError(f'{field} ({leaf.type}): {str(error).rstrip(".")}', 'install it') from error
     except (AssertionError, ValueError) as error:
         # How the data sets of the frameworks refuse paths and class names.
         reason = str(error) or 'its paths or classes are refused'

@@ -68,12 +68,7 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
         CheckpointError: where the file does not exist, cannot be downloaded, is cut short, is no
             checkpoint, or would execute code.
     """
-    path = str(path)
-    if is_url(path):
-        path = _downloaded(path)
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise CheckpointError(f'checkpoint {path} does not exist; check the path')
+    path, file = str(path), local_file(path)
     try:
         with torch.serialization.safe_globals(safe_globals()):
             return torch.load(file, map_location=map_location, weights_only=True)
@@ -85,7 +80,22 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
         raise _refused(path, error) from error
 
 
-def _downloaded(url: str) -> str:
+def local_file(path: str | Path) -> Path:
+    """The file of a path or a URL; what is downloaded is kept in torch.hub's cache.
+
+    Args:
+        path: a local file or a URL.
+
+    Raises:
+        CheckpointError: where it does not exist or cannot be downloaded.
+    """
+    file = _downloaded(str(path)) if is_url(str(path)) else Path(path).expanduser()
+    if not file.is_file():
+        raise CheckpointError(f'checkpoint {path} does not exist; check the path')
+    return file
+
+
+def _downloaded(url: str) -> Path:
     """The file in torch.hub's cache, downloaded if it is not there."""
     file = Path(torch.hub.get_dir()) / 'checkpoints' / Path(url.partition('?')[0]).name
     if not file.is_file():
@@ -97,7 +107,7 @@ def _downloaded(url: str) -> str:
                 f'checkpoint {url} cannot be downloaded ({error}); download it elsewhere and put it at'
                 f' {file}, or train without it: set init_cfg of the backbone to None'
             ) from error
-    return str(file)
+    return file
 
 
 def _refused(path: str, error: Exception) -> CheckpointError:

@@ -1,12 +1,14 @@
 """What NAT, DiNAT and DiNAT_s share: four levels of neighborhood attention and a feature pyramid."""
 
 import difflib
+import inspect
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from .arguments import refuse_unknown
 from .layers import Block, Level
 from .pretrained import load_pretrained, require_pretrained
 
@@ -42,7 +44,10 @@ class NeighborhoodBackbone(BaseModule):
         frozen_stages: int = -1,
         with_cp: bool = False,
         init_cfg: dict | list | None = None,
+        **unknown: Any,
     ) -> None:
+        valid = [*inspect.signature(NeighborhoodBackbone).parameters][:-1]
+        refuse_unknown(type(self).__name__, unknown, valid)
         super().__init__(
             init_cfg
             or [

@@ -74,8 +74,7 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
         CheckpointError: where the file does not exist, cannot be downloaded, is cut short, is no
             checkpoint, or would execute code.
     """
-    path = str(path)
-    file = local_file(path)
+    path, file = str(path), local_file(path)
     try:
         with torch.serialization.safe_globals(safe_globals()):
             return torch.load(file, map_location=map_location, weights_only=True)
@@ -87,23 +86,23 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
         raise _refused(path, error) from error
 
 
-def local_file(path: str, remedy: str = 'check the path') -> Path:
-    """Find a checkpoint's file; what is downloaded is kept in torch.hub's cache.
+def local_file(path: str | Path, remedy: str = 'check the path') -> Path:
+    """The file of a path or a URL; what is downloaded is kept in torch.hub's cache.
 
     Args:
         path: a local file or a URL.
         remedy: what to do where a local file does not exist, for the message.
 
     Raises:
-        CheckpointError: where the file does not exist or cannot be downloaded.
+        CheckpointError: where it does not exist or cannot be downloaded.
     """
-    file = Path(_downloaded(path) if is_url(path) else path).expanduser()
+    file = _downloaded(str(path)) if is_url(str(path)) else Path(path).expanduser()
     if not file.is_file():
         raise CheckpointError(f'checkpoint {path} does not exist; {remedy}')
     return file
 
 
-def _downloaded(url: str) -> str:
+def _downloaded(url: str) -> Path:
     """The file in torch.hub's cache, downloaded if it is not there."""
     file = Path(torch.hub.get_dir()) / 'checkpoints' / Path(url.partition('?')[0]).name
     if not file.is_file():
@@ -115,7 +114,7 @@ def _downloaded(url: str) -> str:
                 f'checkpoint {url} cannot be downloaded ({error}); download it elsewhere and put it at'
                 f' {file}, or {WITHOUT_WEIGHTS}'
             ) from error
-    return str(file)
+    return file
 
 
 def _refused(path: str, error: Exception) -> CheckpointError:

@@ -39,6 +39,7 @@ class NAT(NeighborhoodBackbone):
 
     Raises:
         ValueError: where the variant is unknown or arguments do not fit together.
+        TypeError: where an argument is unknown; for those of other implementations it says what to write.
     """
 
     arch_zoo = {

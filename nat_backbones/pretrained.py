@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.logging import print_log
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from .checkpoint_file import WITHOUT_WEIGHTS, CheckpointError, local_file, read_checkpoint
 
+#: What checkpoints hold weights under; where timm saved averaged ones too, those are the published ones.
+STATE_DICTS = ('state_dict_ema', 'state_dict', 'model')
 # Parts of a model that are not the backbone: a classifier's last norm and head. The backbone's own
 # norms have a number.
 _CLASSIFIER = re.compile(r'(norm|head)\.')
@@ -33,7 +36,7 @@ def require_pretrained(path: str) -> None:
 def load_pretrained(backbone: nn.Module, path: str, prefix: str = '') -> None:
     """Load published weights into a backbone and log what was missing or not used.
 
-    Takes the state dict as it is or under 'state_dict' or 'model'; strips 'module.' and 'backbone.';
+    Takes the state dict as it is or under one of :data:`STATE_DICTS`; strips 'module.' and 'backbone.';
     ignores neck and heads; resizes relative position biases of another kernel size. Output norms that
     the checkpoint lacks keep their initial values.
 
@@ -87,16 +90,7 @@ def backbone_weights(checkpoint: object, path: str, prefix: str = '') -> dict[st
     Raises:
         CheckpointError: where it holds no weights.
     """
-    for name in ('state_dict', 'model'):
-        if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(name), Mapping):
-            checkpoint = checkpoint[name]
-    if not isinstance(checkpoint, Mapping) or not any(map(torch.is_tensor, checkpoint.values())):
-        raise CheckpointError(f'checkpoint {path} holds no state dict; give a file of weights')
-    weights = {
-        name.removeprefix('module.'): value
-        for name, value in checkpoint.items()
-        if isinstance(name, str) and torch.is_tensor(value)
-    }
+    weights = state_dict_of(checkpoint, path)
     start = prefix or 'backbone.'
     detector = {
         name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)
@@ -104,6 +98,35 @@ def backbone_weights(checkpoint: object, path: str, prefix: str = '') -> dict[st
     if prefix and not detector:
         raise CheckpointError(f'checkpoint {path} has no keys that start with {prefix!r}; correct prefix')
     return detector or {name: value for name, value in weights.items() if not _CLASSIFIER.match(name)}
+
+
+def state_dict_of(checkpoint: object, path: str) -> dict[str, Tensor]:
+    """The weights in a checkpoint, without the prefix of data parallelism.
+
+    Args:
+        checkpoint: what the file holds: a state dict, or one under one of :data:`STATE_DICTS`.
+        path: the file, for messages.
+
+    Raises:
+        CheckpointError: where it holds no weights.
+    """
+    for name in STATE_DICTS:
+        if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(name), Mapping):
+            checkpoint = checkpoint[name]
+    entries = checkpoint.items() if isinstance(checkpoint, Mapping) else ()
+    weights = {
+        name.removeprefix('module.'): torch.as_tensor(value)
+        for name, value in entries
+        if isinstance(name, str) and _is_weight(value)
+    }
+    if not weights:
+        raise CheckpointError(f'checkpoint {path} holds no state dict; give a file of weights')
+    return weights
+
+
+def _is_weight(value: object) -> bool:
+    # Detectron2 saves arrays as well.
+    return isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in 'biuf')
 
 
 def resize_rpb(rpb: Tensor, shape: torch.Size, name: str = 'rpb', path: str = '') -> Tensor:

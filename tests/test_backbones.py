@@ -17,6 +17,8 @@ from nat_backbones.pretrained import load_pretrained, resize_rpb
 
 SMALL = dict(embed_dim=16, depths=(1, 2, 1, 1), num_heads=(1, 2, 4, 8), mlp_ratio=2.0, kernel_size=3)
 
+DILATED = dict(dilations=[[2], [1, 3], [1], [1]])
+
 
 def small_nat(**kwargs):
     torch.manual_seed(0)
@@ -101,8 +103,8 @@ def test_state_dict_keys_are_the_published_ones():
 
 @pytest.mark.parametrize('size', [(1, 1), (33, 70), (64, 31)])
 def test_any_input_size(size):
-    dinat = DiNAT([[2], [1, 3], [1], [1]], **SMALL)
-    dinat_s = DiNAT_s([[2], [1, 3], [1], [1]], **(SMALL | dict(mlp_ratio=4.0)))
+    dinat = DiNAT(**SMALL, **DILATED)
+    dinat_s = DiNAT_s(**(SMALL | dict(mlp_ratio=4.0)), **DILATED)
     for model in (dinat, dinat_s):
         outputs = model(torch.randn(2, 3, *size))
         for i, output in enumerate(outputs):
@@ -317,6 +319,29 @@ def test_feature_maps_are_copied_only_where_they_are_returned(family):
 def test_bad_arguments(arguments, words):
     with pytest.raises(ValueError, match=words):
         NAT(**arguments)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (
+            dict(pretrained='x.pth'),
+            r"'pretrained': write init_cfg=dict\(type='Pretrained', checkpoint='x\.pth'\)",
+        ),
+        (dict(pretrained=None), "'pretrained': leave it out$"),
+        (dict(in_chans=1), "'in_chans': write in_channels=1$"),
+        (dict(use_checkpoint=True), "'use_checkpoint': write with_cp=True$"),
+        (
+            dict(in_patch_size=4, ape=False),
+            "'in_patch_size': leave it out, .*; argument 'ape': leave it out, ",
+        ),
+        (dict(embed_dimension=8), "'embed_dimension': the nearest that it takes is 'embed_dim'$"),
+    ],
+)
+def test_arguments_of_other_implementations(arguments, words):
+    for family, extra in ((NAT, {}), (DiNAT, DILATED), (DiNAT_s, DILATED)):
+        with pytest.raises(TypeError, match=f'^{family.__name__} does not take argument {words}'):
+            family(**(SMALL | extra | arguments))
 
 
 # Published weights: what init_cfg=dict(type='Pretrained') takes and refuses.

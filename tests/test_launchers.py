@@ -386,6 +386,40 @@ def test_missing_scope_and_fields(refused, inputs):
     assert 'lacks model, train_dataloader, train_cfg, optim_wrapper' in message
 
 
+OLD_STYLE = """
+model = dict(
+    type='MaskRCNN', pretrained=None, backbone=dict(type='NAT', in_patch_size=4, pretrained='x.pth'))
+data = dict(samples_per_gpu=2, workers_per_gpu=2, train=dict(type='CocoDataset'))
+optimizer = dict(type='AdamW', lr=0.0001)
+optimizer_config = dict(grad_clip=None)
+lr_config = dict(policy='step', step=[27, 33])
+runner = dict(type='EpochBasedRunner', max_epochs=36)
+evaluation = dict(metric=['bbox', 'segm'])
+"""
+
+
+@pytest.mark.parametrize('scope', ['', "default_scope = 'mmdet'\n"])
+def test_config_of_the_generation_before(refused, tmp_path, scope):
+    path = tmp_path / 'old.py'
+    path.write_text(OLD_STYLE + scope)
+    for args in (('train', path), ('test', path, 'x.pth'), ('predict', path, 'x.pth', 'x.jpg')):
+        message = refused(*args)
+        assert (
+            f'config {path} is of mmdet 2.x or mmseg 0.x: it has data, optimizer, optimizer_config,'
+            in message
+        )
+        assert 'evaluation, model.pretrained, and not train_dataloader' in message
+        assert 'from configs/; tools/convert_checkpoint.py converts weights' in message
+
+
+def test_fields_of_both_generations(refused, inputs):
+    path = inputs / 'segmentor.py'
+    replace(path, "type='EncoderDecoder',", "type='EncoderDecoder', pretrained='x.pth',")
+    assert "'pretrained': write init_cfg" in refused('train', path)
+    path.write_text("model = dict(pretrained='x.pth')\n")
+    assert 'default_scope = None' in refused('train', path)
+
+
 def test_bad_cfg_options(refused, inputs):
     message = refused('train', inputs / 'detector.py', '--cfg-options', 'pipeline.9.type=X')
     assert '--cfg-options' in message
@@ -415,7 +449,8 @@ def test_model_arguments(refused, inputs):
     message = refused('train', inputs / 'detector.py')
     assert "got 'tinny'" in message and "did you mean 'tiny'" in message
     replace(inputs / 'detector.py', "arch='tinny'", 'embed_dims=32')
-    assert "argument 'embed_dims'" in refused('train', inputs / 'detector.py')
+    message = refused('train', inputs / 'detector.py')
+    assert "NAT does not take argument 'embed_dims': write embed_dim=32; correct it" in message
 
 
 @pytest.mark.parametrize(

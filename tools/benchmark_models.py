@@ -23,13 +23,13 @@ from pathlib import Path
 
 import torch
 from benchmark.devices import Device, get_device
-from benchmark.files import check_writable
 from benchmark.gemm import Gemm, measure_gemm
 from benchmark.machine import describe_machine
 from benchmark.options import FOLDER, Parser, positive, restart_with, size, thread_counts
 from benchmark.tables import Row, Table, print_head
 from benchmark.timing import Timing, time_calls
 from benchmark.workload import DIRECTIONS, Memory, Workload, peak_memory
+from replaced_file import check_writable
 from user_errors import UserError, report_user_errors
 
 try:

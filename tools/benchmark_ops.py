@@ -28,7 +28,6 @@ from pathlib import Path
 import torch
 from benchmark.cases import Case
 from benchmark.devices import Device, get_device
-from benchmark.files import check_writable
 from benchmark.machine import describe_machine
 from benchmark.operators import OperatorWorkload, check_kernels
 from benchmark.options import FOLDER, Parser, numbers, positive, restart_with, size, thread_counts
@@ -37,6 +36,7 @@ from benchmark.tables import Row, Table, print_head
 from benchmark.timing import Timing, time_calls
 from benchmark.workload import DIRECTIONS, Memory, measure_peer, peak_memory
 from benchmark.yardsticks import Yardstick, measure_yardsticks
+from replaced_file import check_writable
 from user_errors import UserError, report_user_errors
 
 # The levels of NAT-Tiny: heads, and stride of the feature map.

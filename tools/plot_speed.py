@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
-from benchmark.files import replacing
 from benchmark.options import FOLDER
 from benchmark.tables import read_table
+from replaced_file import replacing
 from user_errors import UserError, report_user_errors
 
 matplotlib.use('Agg')

@@ -4,9 +4,8 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from replaced_file import replacing
 from user_errors import UserError
-
-from .files import replacing
 
 Row = dict[str, str | int | float | None]
 

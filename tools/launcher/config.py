@@ -12,6 +12,12 @@ from mmengine.utils import is_installed
 from .errors import UserError
 
 FRAMEWORKS = ('mmdet', 'mmseg')
+# Fields that a runnable config has since mmdet 3.0 and mmseg 1.0, and those that it had before.
+_FIELDS = ('train_dataloader', 'test_dataloader', 'optim_wrapper')
+_FORMER_FIELDS = (
+    *('data', 'optimizer', 'optimizer_config', 'lr_config', 'runner', 'total_epochs'),
+    *('checkpoint_config', 'evaluation', 'model.pretrained'),
+)
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +85,7 @@ def read_config(path: str) -> Config:
     except Exception as error:
         place, reason = _locate(path, error)
         raise UserError(f'config {place} does not load: {reason}', 'correct it') from error
+    _check_generation(cfg)
     _register_modules(cfg)
     return cfg
 
@@ -96,6 +103,21 @@ def require_fields(cfg: Config, *names: str) -> None:
             f'config {cfg.filename} lacks {", ".join(missing)}',
             'define them, or inherit them through _base_',
         )
+
+
+def _check_generation(cfg: Config) -> None:
+    """Raise :class:`UserError` for a config of mmdet 2.x or mmseg 0.x."""
+    model = cfg.get('model')
+    names = [*cfg, *(f'model.{name}' for name in (model if isinstance(model, dict) else ()))]
+    former = [name for name in _FORMER_FIELDS if name in names]
+    # mmseg still has model.pretrained.
+    if former in ([], ['model.pretrained']) or any(name in names for name in _FIELDS):
+        return
+    raise UserError(
+        f'config {cfg.filename} is of mmdet 2.x or mmseg 0.x: it has {", ".join(former)}, and not'
+        f' {", ".join(_FIELDS)}',
+        'take the same model from configs/; tools/convert_checkpoint.py converts weights',
+    )
 
 
 def _register_modules(cfg: Config) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,18 +16,17 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         UserError: Where it cannot be written.
     """
-    unfinished = path.with_name(f'{path.name}.tmp')
     try:
         if path.is_dir():
             raise IsADirectoryError(0, 'it is a folder')
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield unfinished
-        os.replace(unfinished, path)
+        # A folder of its own: no name beside the file is certain to be free.
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix='.') as folder:
+            unfinished = Path(folder) / path.name
+            yield unfinished
+            os.replace(unfinished, path)
     except OSError as error:
         raise UserError(f'{path} cannot be written: {error.strerror}', 'choose another') from error
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
 
 
 class _NotNeeded(Exception):

@@ -10,11 +10,13 @@ from launcher.config import read_config
 from make_demo_data import OBJECT_CLASSES, SEGMENT_CLASSES, SEGMENT_PALETTE, make_demo_data
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
+from model_zoo.metafiles import published_models
 from plot_curves import main as plot_curves
 
 ROOT = Path(__file__).parents[1]
 MASK_RCNN = 'configs/nat/mask-rcnn_nat-mini_fpn_amp-ms-crop-3x_coco.py'
 UPERNET = 'configs/nat/nat-mini_upernet_8xb2-amp-160k_ade20k-512x512.py'
+DINAT_S = 'configs/dinat_s/dinat-s-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py'
 DEMO_DETECTOR = 'configs/demo/mask-rcnn_nat-demo_fpn_demo-instances.py'
 DEMO_SEGMENTOR = 'configs/demo/nat-demo_upernet_demo-scenes.py'
 FRUITS_NUTS = 'configs/fruits_nuts/mask-rcnn_nat-demo_fpn_fruits-nuts.py'
@@ -27,63 +29,29 @@ def data(tmp_path_factory):
     return folder
 
 
-def build(config):
+def test_every_config_is_tested():
+    """Those of published models by test_zoo*.py and test_mask2former.py."""
+    configs = {str(path.relative_to(ROOT)) for path in (ROOT / 'configs').glob('[!_]*/*.py')}
+    assert configs == {*published_models(), DEMO_DETECTOR, DEMO_SEGMENTOR, FRUITS_NUTS}
+
+
+@pytest.mark.parametrize('config', [MASK_RCNN, UPERNET, DINAT_S])
+def test_rates_and_weight_decay(config):
     cfg = read_config(str(ROOT / config))
     with torch.device('meta'):
-        return cfg, MODELS.build(cfg.model)
-
-
-def test_every_config_is_tested():
-    paths = [path.relative_to(ROOT) for path in (ROOT / 'configs').glob('[!_]*/*.py')]
-    # Those of Mask2Former have a test file of their own.
-    configs = {str(path) for path in paths if path.parent.name != 'mask2former'}
-    assert configs == {MASK_RCNN, UPERNET, DEMO_DETECTOR, DEMO_SEGMENTOR, FRUITS_NUTS}
-
-
-@pytest.mark.parametrize(('config', 'millions'), [(MASK_RCNN, 40), (UPERNET, 50)])
-def test_published_parameters(config, millions):
-    _, model = build(config)
-    assert round(sum(p.numel() for p in model.parameters()) / 1e6) == millions
-
-
-# Epochs or iterations, steps, warm-up and power as the released configs have them.
-COCO_3X = dict(
-    train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=36, val_interval=1),
-    warmup=dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),
-    after=dict(type='MultiStepLR', begin=0, end=36, by_epoch=True, milestones=[27, 33], gamma=0.1),
-)
-ADE20K_160K = dict(
-    train_cfg=dict(type='IterBasedTrainLoop', max_iters=160000, val_interval=16000),
-    warmup=dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500),
-    after=dict(type='PolyLR', eta_min=0.0, power=1.0, begin=1500, end=160000, by_epoch=False),
-)
-
-
-@pytest.mark.parametrize(
-    ('config', 'lr', 'weight_decay', 'schedule'),
-    [(MASK_RCNN, 1e-4, 0.05, COCO_3X), (UPERNET, 6e-5, 0.01, ADE20K_160K)],
-    ids=['coco', 'ade20k'],
-)
-def test_published_recipe(config, lr, weight_decay, schedule):
-    cfg, model = build(config)
-    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
-    assert cfg.train_dataloader.batch_size == 2 and cfg.auto_scale_lr.base_batch_size == 16
-    assert cfg.model.backbone.drop_path_rate == 0.2
+        model = MODELS.build(cfg.model)
+    optimizer = cfg.optim_wrapper.optimizer
     plain = dict(cfg.optim_wrapper, type='OptimWrapper')
     plain.pop('loss_scale')
-    decay = {}
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    for group in build_optim_wrapper(model, plain).optimizer.param_groups:
-        assert group['lr'] == lr
-        decay.update({names[id(p)]: group['weight_decay'] for p in group['params']})
-    warmup, after = cfg.param_scheduler
-    assert cfg.optim_wrapper.optimizer.betas == (0.9, 0.999)
-    loop = {name: value for name, value in cfg.train_cfg.items() if name != '_scope_'}
-    assert dict(train_cfg=loop, warmup=warmup, after=after) == schedule
-    for name, value in decay.items():
-        no_decay = name.startswith('backbone.') and ('norm' in name or name.endswith('.rpb'))
-        if no_decay or name.startswith('backbone.'):
-            assert value == (0.0 if no_decay else weight_decay), name
+    groups = build_optim_wrapper(model, plain).optimizer.param_groups
+    assert sum(len(group['params']) for group in groups) == len(names)
+    for group in groups:
+        assert group['lr'] == optimizer.lr
+        for parameter in group['params']:
+            name = names[id(parameter)]
+            no_decay = name.startswith('backbone.') and ('norm' in name or name.endswith('.rpb'))
+            assert group['weight_decay'] == (0.0 if no_decay else optimizer.weight_decay), name
 
 
 def test_palette_and_classes_are_those_of_the_generator():

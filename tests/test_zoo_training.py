@@ -4,12 +4,19 @@ Reduced as reduced.py says: the code is the same, the data are generated in the 
 Mask2Former has a test file of its own.
 """
 
+import importlib
+import json
+
 import pytest
+import torch
 from launcher.config import read_config
+from mmseg.models import SegTTAModel
 from model_zoo.metafiles import ROOT, published_models
 from one_step import build_model, predict_one, train_one_step
-from panoptic_scenes import write_ade20k, write_coco
+from panoptic_scenes import SCENES, write_ade20k, write_coco
 from reduced import reduce
+
+run_test = importlib.import_module('test')  # tools/test.py; the standard library has a package of that name
 
 CONFIGS = [config for config, model in published_models().items() if model.architecture != 'Mask2Former']
 
@@ -68,3 +75,32 @@ def test_full_size(config):
     assert round(sum(p.numel() for p in model.parameters()) / 1e6) == published_models()[config].params
     train_one_step(cfg, model)
     check_prediction(cfg, predict_one(cfg, model))
+
+
+@pytest.mark.usefixtures('in_data')
+def test_test_time_augmentation_of_segmentors(tmp_path, capsys):
+    """As a user does: tools/test.py --tta, on six sizes and their mirror images."""
+    cfg = reduce(read_config(str(ROOT / 'configs/nat/nat-mini_upernet_8xb2-amp-160k_ade20k-512x512.py')))
+    cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
+    cfg.dump(tmp_path / 'reduced.py')
+    torch.save(build_model(cfg).state_dict(), tmp_path / 'weights.pth')
+    seen = []
+    merge = SegTTAModel.merge_preds
+
+    def count(self, samples):
+        seen.append([len(views) for views in samples])
+        return merge(self, samples)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SegTTAModel, 'merge_preds', count)
+        arguments = [
+            tmp_path / 'reduced.py',
+            tmp_path / 'weights.pth',
+            '--tta',
+            '--work-dir',
+            tmp_path / 'work',
+        ]
+        run_test.main([str(argument) for argument in arguments])
+    assert seen == [[12]] * SCENES['val']
+    (log,) = (tmp_path / 'work').glob('*/*.json')
+    assert 0 <= json.loads(log.read_text())['mIoU'] <= 100

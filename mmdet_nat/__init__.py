@@ -1,6 +1,7 @@
 """Registers in mmdet the backbones NAT, DiNAT and DiNAT_s, and what their panoptic configs need.
 
-All that a config needs: ``custom_imports = dict(imports=['mmdet_nat'])``.
+All that a config needs: ``custom_imports = dict(imports=['mmdet_nat'])``. Swaps the backbones into mmdet's
+configs, too.
 """
 
 from mmdet.registry import MODELS
@@ -9,6 +10,7 @@ from nat_backbones import NAT, DiNAT, DiNAT_s
 
 from .ade20k_panoptic import BoxlessADE20KPanopticDataset
 from .cityscapes_panoptic import CityscapesPanopticDataset, CityscapesPanopticMetric
+from .swap import swap_backbone, swapped
 
 for _backbone in (NAT, DiNAT, DiNAT_s):
     MODELS.register_module(module=_backbone)
@@ -20,4 +22,6 @@ __all__ = [
     'CityscapesPanopticMetric',
     'DiNAT',
     'DiNAT_s',
+    'swap_backbone',
+    'swapped',
 ]

@@ -1,4 +1,4 @@
-"""Registers NAT, DiNAT and DiNAT_s as backbones of mmseg.
+"""Registers NAT, DiNAT and DiNAT_s as backbones of mmseg, and swaps them into its configs.
 
 All that a config needs: ``custom_imports = dict(imports=['mmseg_nat'])``.
 """
@@ -7,7 +7,9 @@ from mmseg.registry import MODELS
 
 from nat_backbones import NAT, DiNAT, DiNAT_s
 
+from .swap import swap_backbone, swapped
+
 for _backbone in (NAT, DiNAT, DiNAT_s):
     MODELS.register_module(module=_backbone)
 
-__all__ = ['NAT', 'DiNAT', 'DiNAT_s']
+__all__ = ['NAT', 'DiNAT', 'DiNAT_s', 'swap_backbone', 'swapped']

@@ -137,6 +137,13 @@ def test_a_dilated_segmentor():
     assert 'pretrained' not in cfg.model
 
 
+def test_levels_with_the_channels_of_the_present_ones():
+    """ResNet-18 has NAT-Mini's channels: where strides differ, too, no field of a head changes."""
+    cfg, report = swapped('mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py')
+    assert cfg.model.decode_head.in_channels == 512 and cfg.model.auxiliary_head.in_channels == 256
+    assert 'model.decode_head reads a map of stride 32 instead of 8' in report.notes
+
+
 def test_heads_of_a_network_with_its_own_decoder_get_a_pyramid():
     cfg, _ = swapped('mmseg::unet/unet-s5-d16_fcn_4xb4-160k_cityscapes-512x1024.py')
     assert cfg.model.neck.type == 'FPN' and cfg.model.neck.in_channels == [64, 128, 256, 512]

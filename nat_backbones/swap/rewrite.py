@@ -129,10 +129,11 @@ def _swap_model(
 def _swap_heads(
     model: dict[str, Any], framework: Framework, maps: Maps, where: str, report: Report
 ) -> None:
-    changes = len(report.changes)
+    said = len(report.changes) + len(report.notes)
     swap_heads(model, framework.heads, maps, where, report)
     swap_regions(model.get('roi_head'), maps, f'{where}.roi_head', report)
-    if not maps.unchanged() and len(report.changes) == changes:
+    # Channels may happen to be equal; then a note says that the stride is not.
+    if not maps.unchanged() and len(report.changes) + len(report.notes) == said:
         raise SwapRefused(
             f'none of the heads of {where} {type_name(model)} says what it reads of the backbone; swap it'
             ' by hand'

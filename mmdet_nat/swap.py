@@ -1,15 +1,13 @@
 """Swaps the backbone of any mmdet config for one of ours."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import mmdet
 from mmdet.registry import MODELS
 from mmengine.config import Config
-from mmengine.logging import print_log
 
-from nat_backbones.swap import Framework, Report, SwapRefused, changed_fields, swap
+from nat_backbones.swap import Framework, Report, SwapRefused, calls_for
 from nat_backbones.swap.necks import as_fpn
 from nat_backbones.swap.probe import type_name
 
@@ -92,39 +90,4 @@ MMDET = Framework(
     prepare=_prepare,
 )
 
-
-def swap_backbone(
-    cfg: Config,
-    backbone: str | Mapping[str, Any],
-    pretrained: str | None = 'published',
-    optimizer: str = 'keep',
-) -> Config:
-    """Swap the backbone of a detector's config for one of ours, and log what changed and why.
-
-    Args:
-        cfg: the config, left as it is.
-        backbone: a variant such as 'nat_tiny', or the backbone's config, ``dict(type='DiNAT', ...)``.
-        pretrained: 'published' for the variant's ImageNet weights, a file or URL, or None to train from
-            scratch. Default: 'published'.
-        optimizer: 'keep' to keep the config's own, 'nat' for the published AdamW. Default: 'keep'.
-
-    Returns:
-        The new config.
-
-    Raises:
-        SwapRefused: where the result would make no sense; the message says why.
-    """
-    swapped_cfg, report = swap(cfg, MMDET, backbone, pretrained, optimizer)
-    print_log(f'backbone swapped:\n{report}', logger='current')
-    return swapped_cfg
-
-
-def swapped(base: Mapping[str, Any], backbone: str | Mapping[str, Any], **options: Any) -> dict[str, Any]:
-    """What a config adds to the one it inherits, ``globals().update(swapped(_base_, 'nat_tiny'))``.
-
-    Args:
-        base: mmengine's ``_base_``.
-        backbone: see :func:`swap_backbone`.
-        options: see there.
-    """
-    return changed_fields(base, swap(base, MMDET, backbone, **options)[0])
+swap_backbone, swapped = calls_for(MMDET)

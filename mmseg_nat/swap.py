@@ -1,13 +1,10 @@
 """Swaps the backbone of any mmseg config for one of ours."""
 
-from collections.abc import Mapping
 from typing import Any
 
-from mmengine.config import Config
-from mmengine.logging import print_log
 from mmseg.registry import MODELS
 
-from nat_backbones.swap import Framework, Report, changed_fields, swap
+from nat_backbones.swap import Framework, Report, calls_for
 
 
 def _prepare(model: dict[str, Any], where: str, report: Report) -> None:
@@ -45,39 +42,4 @@ MMSEG = Framework(
     prepare=_prepare,
 )
 
-
-def swap_backbone(
-    cfg: Config,
-    backbone: str | Mapping[str, Any],
-    pretrained: str | None = 'published',
-    optimizer: str = 'keep',
-) -> Config:
-    """Swap the backbone of a segmentor's config for one of ours, and log what changed and why.
-
-    Args:
-        cfg: the config, left as it is.
-        backbone: a variant such as 'nat_tiny', or the backbone's config, ``dict(type='DiNAT', ...)``.
-        pretrained: 'published' for the variant's ImageNet weights, a file or URL, or None to train from
-            scratch. Default: 'published'.
-        optimizer: 'keep' to keep the config's own, 'nat' for the published AdamW. Default: 'keep'.
-
-    Returns:
-        The new config.
-
-    Raises:
-        SwapRefused: where the result would make no sense; the message says why.
-    """
-    swapped_cfg, report = swap(cfg, MMSEG, backbone, pretrained, optimizer)
-    print_log(f'backbone swapped:\n{report}', logger='current')
-    return swapped_cfg
-
-
-def swapped(base: Mapping[str, Any], backbone: str | Mapping[str, Any], **options: Any) -> dict[str, Any]:
-    """What a config adds to the one it inherits, ``globals().update(swapped(_base_, 'nat_tiny'))``.
-
-    Args:
-        base: mmengine's ``_base_``.
-        backbone: see :func:`swap_backbone`.
-        options: see there.
-    """
-    return changed_fields(base, swap(base, MMSEG, backbone, **options)[0])
+swap_backbone, swapped = calls_for(MMSEG)

@@ -3,11 +3,11 @@
 What a user calls is in mmdet_nat and in mmseg_nat, which know the framework.
 """
 
+from .calls import calls_for
 from .framework import Framework
-from .inherit import changed_fields
 from .refusal import SwapRefused
 from .report import Change, Report
 from .rewrite import swap
 from .variants import NAMES
 
-__all__ = ['NAMES', 'Change', 'Framework', 'Report', 'SwapRefused', 'changed_fields', 'swap']
+__all__ = ['NAMES', 'Change', 'Framework', 'Report', 'SwapRefused', 'calls_for', 'swap']

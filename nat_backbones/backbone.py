@@ -65,6 +65,11 @@ class NeighborhoodBackbone(BaseModule):
                 f'frozen_stages must be -1 (nothing), 0 (the stem) or the number of frozen levels,'
                 f' at most {len(depths)}, got {frozen_stages}'
             )
+        if layer_scale is not None and layer_scale <= 0:
+            raise ValueError(
+                f'layer_scale must be positive, got {layer_scale}: it would switch the blocks off; for no'
+                ' layer scale give None'
+            )
         self.frozen_stages = frozen_stages
         #: Channels of every level's feature map.
         self.num_features = [embed_dim * 2**i for i in range(len(depths))]

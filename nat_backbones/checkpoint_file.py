@@ -1,6 +1,7 @@
 """Reading checkpoint files without ever executing code that they hold."""
 
 import re
+from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -83,7 +84,7 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
     except PermissionError as error:
         raise CheckpointError(f'checkpoint {path} may not be read; correct its permissions') from error
     except Exception as error:  # a damaged pickle can end in almost any
-        raise _refused(path, error) from error
+        raise _refused(path, file, error) from error
 
 
 def local_file(path: str | Path, remedy: str = 'check the path') -> Path:
@@ -109,7 +110,7 @@ def _downloaded(url: str) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(url, str(file))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             raise CheckpointError(
                 f'checkpoint {url} cannot be downloaded ({error}); download it elsewhere and put it at'
                 f' {file}, or {WITHOUT_WEIGHTS}'
@@ -117,7 +118,7 @@ def _downloaded(url: str) -> Path:
     return file
 
 
-def _refused(path: str, error: Exception) -> CheckpointError:
+def _refused(path: str, file: Path, error: Exception) -> CheckpointError:
     unsafe = _UNSAFE_GLOBAL.search(str(error))
     if isinstance(error, UnpicklingError) and unsafe:
         return CheckpointError(
@@ -126,6 +127,5 @@ def _refused(path: str, error: Exception) -> CheckpointError:
             ' or, if you trust its origin, convert it elsewhere with'
             " torch.save({'state_dict': model.state_dict()}, ...)"
         )
-    return CheckpointError(
-        f'checkpoint {path} is cut short or not a torch checkpoint; copy or download it again'
-    )
+    remedy = f'delete {file} and start again' if is_url(path) else 'copy or download it again'
+    return CheckpointError(f'checkpoint {path} is cut short or not a torch checkpoint; {remedy}')

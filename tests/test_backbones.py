@@ -312,6 +312,7 @@ def test_feature_maps_are_copied_only_where_they_are_returned(family):
         (SMALL | dict(out_indices=7), 'out_indices must name levels from 0 to 3'),
         (SMALL | dict(out_indices=(0, 4)), 'out_indices must name levels from 0 to 3'),
         (SMALL | dict(frozen_stages=5), 'frozen_stages must be'),
+        (SMALL | dict(layer_scale=0.0), 'layer_scale must be positive'),
         (SMALL | dict(num_heads=(3, 2, 4, 8)), 'dim must be a positive multiple of num_heads'),
         (SMALL | dict(kernel_size=0), 'kernel_size must be positive'),
     ],
@@ -331,6 +332,9 @@ def test_bad_arguments(arguments, words):
         (dict(pretrained=None), "'pretrained': leave it out$"),
         (dict(in_chans=1), "'in_chans': write in_channels=1$"),
         (dict(use_checkpoint=True), "'use_checkpoint': write with_cp=True$"),
+        (dict(layer_scale_init_value=0.0), "'layer_scale_init_value': leave it out$"),
+        (dict(norm_eval=True), "'norm_eval': leave it out, "),
+        (dict(banana=1), "'banana': it takes arch, embed_dim, "),
         (
             dict(in_patch_size=4, ape=False),
             "'in_patch_size': leave it out, .*; argument 'ape': leave it out, ",
@@ -473,6 +477,15 @@ def test_pretrained_never_executes_code(tmp_path, capsys):
     with pytest.raises(CheckpointError, match='could run code'):
         load_pretrained(small_nat(), path)
     assert 'executed' not in capsys.readouterr().out
+
+
+def test_damaged_download_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    file = tmp_path / 'checkpoints' / 'nat_mini.pth'
+    file.parent.mkdir()
+    file.write_bytes(b'<html>')
+    with pytest.raises(CheckpointError, match=f'delete {file} and start again'):
+        initialised('http://localhost:9/nat_mini.pth')
 
 
 def test_failed_download_names_the_remedy(tmp_path, monkeypatch):

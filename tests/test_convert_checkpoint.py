@@ -535,7 +535,7 @@ def test_panoptic_classes_are_reordered(convert, refused, tmp_path):
         for leaf in ('weight', 'bias'):
             source = weights[f'sem_seg_head.predictor.class_embed.{leaf}']
             assert torch.equal(converted['state_dict'][f'panoptic_head.cls_embed.{leaf}'], source[order])
-        assert 'reordered 150 classes: 100 things, 50 stuff' in report
+        assert '150 classes reordered, 100 things, then 50 stuff' in report
     options = (
         'num_things_classes=100, num_stuff_classes=50',
         'num_things_classes=150, num_stuff_classes=0',

@@ -189,12 +189,28 @@ def test_complexity_refuses(args, message, capsys):
     assert exit_info.value.code == 2 and message in capsys.readouterr().err
 
 
-def test_complexity_of_an_unknown_architecture(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        ("_base_ = 'mmdet::solo/solo_r50_fpn_1x_coco.py'", 'it is not known which parts to count'),
+        ("_base_ = 'mmdet::detr/detr_r50_8xb2-150e_coco.py'", 'it is not known which parts to count'),
+        (
+            "_base_ = 'mmseg::ocrnet/ocrnet_hr18_4xb2-40k_cityscapes-512x1024.py'",
+            'it is not known which parts to count',
+        ),
+        ("_base_ = 'mmdet::_base_/default_runtime.py'", 'lacks model'),
+        (
+            f"_base_ = '{ROOT / MASK_RCNN}'\nmodel = dict(backbone=dict(archh='mini'))",
+            "does not take argument 'archh'",
+        ),
+    ],
+)
+def test_complexity_refuses_configs(content, message, tmp_path, capsys):
     path = tmp_path / 'other.py'
-    path.write_text("_base_ = 'mmdet::solo/solo_r50_fpn_1x_coco.py'")
+    path.write_text(content)
     with pytest.raises(SystemExit):
         model_complexity.main([str(path)])
-    assert 'it is not known which parts to count' in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_installed_where_mim_looks(tmp_path):

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import yaml
 from launcher.config import read_config
 from launcher.errors import report_user_errors
 from mmengine.config import Config
@@ -34,6 +35,10 @@ def check_index() -> Iterator[str]:
     # OpenMMLab's paths begin at the project, modelindex's at the metafile.
     problems = load_index(str(ROOT / INDEX)).check(silent=True)
     yield from (problem for problem in problems if 'Path to README' not in problem)
+    for metafile in metafiles():
+        for collection in yaml.safe_load((ROOT / metafile).read_text())['Collections']:
+            if not (ROOT / collection['README']).is_file():
+                yield f'{metafile}: README {collection["README"]} does not exist'
     models = published_models()
     configs = {
         str(path.relative_to(ROOT))

@@ -18,7 +18,7 @@ from convert.layouts import layout_of
 from convert.source import read_source
 from launcher.checkpoints import forbid_unsafe_loading
 from launcher.errors import UserError, report_user_errors
-from replaced_file import replacing
+from replaced_file import check_writable, replacing
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ def check_destination(src: str, dst: str, force: bool) -> None:
         raise UserError(f'{dst} is a folder', 'name a file in it')
     if osp.exists(dst) and not force:
         raise UserError(f'{dst} exists', 'name another file to write, or replace it with --force')
+    check_writable(Path(dst))
 
 
 def convert(src: str, config: str | None) -> Converted:
@@ -98,7 +99,11 @@ def _listed(names: Sequence[str]) -> str:
 def write(checkpoint: dict, dst: str) -> None:
     """Write a checkpoint, so that a file of that name is always complete."""
     with replacing(Path(dst)) as unfinished, open(unfinished, 'wb') as file:
-        torch.save(checkpoint, file)
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as error:  # what torch makes of a full disk
+            reason = str(error).splitlines()[0]
+            raise UserError(f'{dst} cannot be written: {reason}', 'make room, or choose another') from error
 
 
 @report_user_errors

@@ -105,9 +105,9 @@ def _relative(path: str) -> str:
 def _default_size(cfg: Config) -> tuple[int, int]:
     if framework(cfg) == 'mmdet':
         return DETECTION_SIZE
-    pipeline = cfg.test_dataloader.dataset.pipeline if cfg.get('test_dataloader') else []
-    for transform in pipeline:
-        if transform.get('type') == 'Resize' and 'scale' in transform:
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    for transform in dataset.get('pipeline') or []:
+        if transform.get('type') == 'Resize' and isinstance(transform.get('scale'), (tuple, list)):
             return min(transform.scale), max(transform.scale)
     crop = cfg.model.get('data_preprocessor', {}).get('size')
     if crop is None:

@@ -8,20 +8,23 @@ and attention count once each; norms, activations, biases and resampling do not.
 from collections.abc import Iterable
 
 import torch
+from launcher.config import require_fields
+from launcher.models import build_model
 from mmengine.config import Config
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 from user_errors import UserError
 
 from .counting import count, without_memory
 
 BOX_REGIONS, MASK_REGIONS = 1000, 100
+_HEADS = ('panoptic_head', 'decode_head', 'bbox_head')
 
 
 def build_without_memory(cfg: Config) -> nn.Module:
     """Build the model of a config on the meta device."""
+    require_fields(cfg, 'model')
     with torch.device('meta'):
-        return MODELS.build(cfg.model)
+        return build_model(cfg)
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -48,16 +51,22 @@ def count_macs(model: nn.Module, size: tuple[int, int]) -> dict[str, int]:
         features, macs['backbone'] = count(model.backbone, image)
         if getattr(model, 'neck', None) is not None:
             features, macs['neck'] = count(model.neck, features)
+        if getattr(model, 'encoder', None) is not None or hasattr(model, 'decoder'):
+            raise _unknown(model)  # transformers between neck and head
         if hasattr(model, 'roi_head'):
             return macs | _two_stage(model, features)
-        for name in ('panoptic_head', 'decode_head', 'bbox_head'):
-            if isinstance(getattr(model, name, None), nn.Module):
-                head = getattr(model, name)
+        for name in _HEADS:
+            head = getattr(model, name, None)
+            if isinstance(head, nn.Module) and not isinstance(head, nn.ModuleList):
                 extra = [_samples(size)] if hasattr(head, 'transformer_decoder') else []
                 return macs | {name: count(head, features, *extra)[1]}
-    raise UserError(
+    raise _unknown(model)
+
+
+def _unknown(model: nn.Module) -> UserError:
+    return UserError(
         f'of a {type(model).__name__} it is not known which parts to count',
-        'count two-stage and dense detectors, Mask2Former and segmentors',
+        'count two-stage and dense detectors, Mask2Former and segmentors with one head',
     )
 
 

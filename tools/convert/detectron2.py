@@ -56,7 +56,10 @@ def convert(weights: Mapping[str, Tensor], model: nn.Module | None) -> Conversio
     if order:
         count = len(order) - 1
         stuff = len(_STUFF[count])
-        result.steps.append(f"reordered {count} classes: {count - stuff} things, {stuff} stuff, as mmdet's")
+        result.steps.append(
+            f'taken for a panoptic model: {count} classes reordered, {count - stuff} things, then {stuff}'
+            ' stuff (of a semantic model give the --config)'
+        )
     return result
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from launcher.config import read_config
+from launcher.config import read_config, require_fields
 from launcher.errors import UserError
 from launcher.models import build_model
 from torch import Tensor, nn
@@ -36,6 +36,9 @@ class Expected:
 def configured_model(path: str) -> nn.Module:
     """Build the model of a config."""
     cfg = read_config(path)
+    require_fields(cfg, 'model')
+    if 'backbone' not in cfg.model:
+        raise UserError(f'the model of config {path} has no backbone', 'name the config of another model')
     with torch.device('meta'):
         return build_model(cfg)
 

@@ -1,0 +1,111 @@
+"""Train detectors and segmentors of mmdet and mmseg from scratch, with their ResNet and with NAT-Mini in its place.
+
+Both of a pair see the same images, optimiser and iterations: only what tools/swap_backbone.py changes differs.
+Interrupted and run again, it goes on with the trainings that are not done. Data: data/demo, which it
+generates, and data/fruits_nuts (see the README).
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import swap_backbone
+from benchmark.devices import Cpu
+from benchmark.machine import describe_machine
+from benchmark.tables import Table
+from complexity.models import count_parameters
+from demo import DATA, SEED, TRAIN_IMAGES, VAL_IMAGES
+from launcher.config import read_config
+from launcher.errors import UserError, report_user_errors
+from launcher.models import build_model
+from make_demo_data import make_demo_data
+from replaced_file import check_writable
+from swap_check.files import write_config
+from swap_check.running import quiet
+from swap_training.pairs import PAIRS, Pair
+from swap_training.small_data import small_config
+from swap_training.training import Training
+
+ROOT = Path(__file__).parents[1]
+BACKBONE = 'nat_mini'
+METRICS = ('bbox_mAP', 'bbox_mAP_50', 'segm_mAP', 'segm_mAP_50', 'mIoU')
+COLUMNS = (
+    'pair',
+    'config',
+    'backbone',
+    'parameters_millions',
+    'iterations',
+    'batch_size',
+    *METRICS,
+    'minutes',
+)
+PRINTED = {'pair': -24, 'backbone': -10, 'iterations': 10, **dict.fromkeys(METRICS, 11), 'minutes': 8}
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = [pair.name for pair in PAIRS]
+    parser.add_argument(
+        '--only', nargs='+', choices=names, default=names, metavar='PAIR', help=', '.join(names)
+    )
+    parser.add_argument('--out', type=Path, default='resources/swaps_trained.csv', metavar='FILE.csv')
+    parser.add_argument('--work-dir', type=Path, default='work_dirs/swaps', metavar='FOLDER')
+    parser.add_argument(
+        '--processes',
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help='trainings at a time, each on its share of the cores; by default one for each core',
+    )
+    args = parser.parse_args(argv)
+    if args.processes < 1:
+        parser.error('--processes must be positive')
+    return args
+
+
+def prepare(pair: Pair, folder: Path) -> dict[str, Training]:
+    """Write the configs of a pair: its own and, by the command that users call, the swapped one."""
+    before, after = folder / pair.name / 'resnet.py', folder / pair.name / f'{BACKBONE}.py'
+    write_config(small_config(pair), str(before))
+    swap_backbone.main(
+        [str(before), '--backbone', BACKBONE, '--pretrained', 'none', '--out', str(after), '--force']
+    )
+    return {path.stem: Training(path, path.with_suffix('')) for path in (before, after)}
+
+
+def parameters(config: Path) -> float:
+    """Parameters of a config's model, in millions."""
+    with quiet():
+        return count_parameters(build_model(read_config(str(config)))) / 1e6
+
+
+@report_user_errors
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train all pairs."""
+    args = parse_args(argv)
+    os.chdir(ROOT)
+    check_writable(args.out)
+    make_demo_data(DATA, TRAIN_IMAGES, VAL_IMAGES, SEED)
+    pairs = [pair for pair in PAIRS if pair.name in args.only]
+    if any('fruits_nuts' in pair.recipe for pair in pairs) and not Path('data/fruits_nuts').is_dir():
+        raise UserError(
+            'data/fruits_nuts does not exist', 'put or link it there (README), or leave it out with --only'
+        )
+    threads = max(1, len(os.sched_getaffinity(0)) // args.processes)
+    jobs = [(pair, name, job) for pair in pairs for name, job in prepare(pair, args.work_dir).items()]
+    table = Table(COLUMNS, PRINTED)
+    with ThreadPoolExecutor(args.processes) as pool:
+        results = pool.map(lambda job: job[2].result() or job[2].run(threads), jobs)
+        for (pair, name, job), result in zip(jobs, results, strict=True):
+            row = dict(pair=pair.name, config=pair.config, backbone=name, iterations=pair.iterations)
+            row |= dict(batch_size=pair.batch_size, parameters_millions=parameters(job.config))
+            table.add(row | {key: value for key, value in result.items() if key in COLUMNS})
+    table.write(args.out, describe_machine([threads], Cpu()))
+
+
+if __name__ == '__main__':
+    main()

@@ -6,14 +6,18 @@ from pathlib import Path
 import check_swaps
 import pytest
 import swap_backbone as command
+import torch
 import train
 from launcher.config import read_config
 from make_demo_data import OBJECT_CLASSES, SEGMENT_CLASSES, SEGMENT_PALETTE, make_demo_data
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
+from swap_check.files import write_config
 from swap_check.installed import resolve
 from swap_check.rows import FAILED, RAN, Row, read_rows, write_rows
+from swap_check.running import DoesNotRun, check_runs
 from swap_check.workers import examine_all
+from user_errors import UserError
 
 from mmdet_nat.swap import MMDET
 from mmdet_nat.swap import swap_backbone as swap_detector
@@ -229,11 +233,82 @@ def test_weights_of_the_old_model_go():
     assert {'load_from', 'resume'} <= {change.field for change in report.changes}
 
 
+def test_statistics_stay_where_nothing_was_pretrained():
+    cfg = read('mmdet::retinanet/retinanet_r50-caffe_fpn_1x_coco.py')
+    new, report = swap(cfg, MMDET, 'nat_mini', pretrained=None)
+    assert new.model.data_preprocessor == cfg.model.data_preprocessor
+    assert any('statistics and order of channels stay' in note for note in report.notes)
+    cfg.model.backbone.in_channels = 6
+    for backbone in ('nat_mini', dict(type='NAT', arch='mini', init_cfg=dict(checkpoint='mine.pth'))):
+        new, _ = swap(cfg, MMDET, backbone, pretrained='mine.pth')
+        assert new.model.backbone.init_cfg.checkpoint == 'mine.pth', 'weights that are given are to fit'
+    new, report = swap(cfg, MMDET, 'nat_mini')
+    assert 'init_cfg' not in new.model.backbone and new.model.backbone.in_channels == 6
+    assert any('published weights take images of 3 channels' in note for note in report.notes)
+
+
 def test_settings_of_training_are_kept():
     cfg = read(RETINANET)
     cfg.model.backbone.update(with_cp=True, frozen_stages=4)
     new, _ = swap(cfg, MMDET, 'nat_mini')
     assert new.model.backbone.with_cp is True and new.model.backbone.frozen_stages == 4
+    check_runs(new, MMDET.registry)
+
+
+def test_what_is_frozen_as_a_whole_is_found_out():
+    """Four of Darknet's six parts are not all; a backbone without weights is trained."""
+    cfg = read('mmdet::yolo/yolov3_d53_8xb8-320-273e_coco.py')
+    cfg.model.backbone.frozen_stages = 4
+    assert 'frozen_stages' not in swap(cfg, MMDET, 'nat_mini')[0].model.backbone
+    cfg = read(RETINANET)
+    cfg.model.backbone.frozen_stages = 4
+    new, report = swap(cfg, MMDET, 'nat_mini', pretrained=None)
+    assert 'frozen_stages' not in new.model.backbone
+    assert any(c.field == 'model.backbone.frozen_stages' and c.old == 4 for c in report.changes)
+    new, report = swap(cfg, MMDET, dict(type='NAT', arch='mini', frozen_stages=2))
+    assert any(c.field == 'model.backbone.frozen_stages' and c.new == 2 for c in report.changes)
+
+
+def test_a_kept_work_dir_is_pointed_at():
+    cfg = read(RETINANET)
+    cfg.work_dir = 'work_dirs/old'
+    new, report = swap(cfg, MMDET, 'nat_mini')
+    assert new.work_dir == 'work_dirs/old' and any(
+        'work_dir = work_dirs/old' in note for note in report.notes
+    )
+
+
+def test_regions_follow_the_strides():
+    cfg = read('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
+    cfg.model.backbone.update(strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2))
+    cfg.model.rpn_head.anchor_generator.strides = [4, 8, 16, 16, 32]
+    for name in ('bbox_roi_extractor', 'mask_roi_extractor'):
+        cfg.model.roi_head[name].featmap_strides = [4, 8, 16, 16]
+    model = swap(cfg, MMDET, 'nat_mini')[0].model
+    assert model.rpn_head.anchor_generator.strides == [4, 8, 16, 32, 64]
+    for name in ('bbox_roi_extractor', 'mask_roi_extractor'):
+        assert model.roi_head[name].featmap_strides == [4, 8, 16, 32]
+
+
+@pytest.mark.parametrize(
+    ('config', 'key', 'value'),
+    [
+        ('fcn/fcn-d6_r50-d16_4xb2-80k_cityscapes-512x1024.py', 'dilation', 3),
+        ('isanet/isanet_r50-d8_4xb4-80k_ade20k-512x512.py', 'down_factor', (2, 2)),
+    ],
+)
+def test_heads_reach_as_far_in_pixels(config, key, value):
+    assert swapped(f'mmseg::{config}')[0].model.decode_head[key] == value
+
+
+def test_lists_of_necks_stay_lists():
+    cfg = read('mmdet::rtmdet/rtmdet_x_p6_4xb8-300e_coco.py')
+    cfg.model.neck = [cfg.model.neck, dict(type='BFP', in_channels=320, num_levels=4, refine_level=2)]
+    assert [neck.type for neck in swap(cfg, MMDET, 'nat_mini')[0].model.neck] == [
+        'ChannelMapper',
+        'CSPNeXtPAFPN',
+        'BFP',
+    ]
 
 
 # Optimiser
@@ -248,6 +323,62 @@ def test_optimizer_kept_and_published():
         assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', lr, decay)
     with pytest.raises(SwapRefused, match="optimizer must be one of 'keep', 'nat', got 'adam'"):
         swapped(RETINANET, optimizer='adam')
+
+
+@pytest.mark.parametrize(
+    'config',
+    [PSPNET, RETINANET, 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'],
+    ids=lambda name: name[:12],
+)
+def test_the_published_optimizer_decays_to_less_than_it_begins_with(config):
+    """RTMDet's heads share parameters, too, which its config has to say."""
+    cfg, report = swapped(config, optimizer='nat', pretrained=None)
+    ends = [s.eta_min for s in cfg.param_scheduler if 'eta_min' in s]
+    assert all(end < cfg.optim_wrapper.optimizer.lr for end in ends)
+    assert len(ends) == sum('eta_min' in change.field for change in report.changes)
+    check_runs(cfg, MMDET.registry if config.startswith('mmdet') else MMSEG.registry)
+
+
+def test_the_optimizer_takes_shared_parameters():
+    cfg = read('mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py')
+    del cfg.optim_wrapper['paramwise_cfg']
+    new, _ = swap(cfg, MMDET, 'nat_mini', pretrained=None)
+    assert new.optim_wrapper.paramwise_cfg.bypass_duplicate is True
+    check_runs(new, MMDET.registry)
+    new.optim_wrapper.paramwise_cfg.bypass_duplicate = False
+    with pytest.raises(DoesNotRun, match='more than one parameter group'):
+        check_runs(new, MMDET.registry)
+
+
+def test_optimizers_without_weight_decay():
+    cfg = read(RETINANET)
+    del cfg.optim_wrapper.optimizer['weight_decay']
+    new, _ = swap(cfg, MMDET, 'nat_mini', pretrained=None)
+    assert 'paramwise_cfg' not in new.optim_wrapper
+    check_runs(new, MMDET.registry)
+    cfg.optim_wrapper.optimizer.type = 'AdamW'
+    new, _ = swap(cfg, MMDET, 'nat_mini', pretrained=None)
+    assert (
+        new.optim_wrapper.optimizer.weight_decay
+        == torch.optim.AdamW([torch.ones(1)]).defaults['weight_decay']
+    )
+    assert new.optim_wrapper.paramwise_cfg.custom_keys.rpb.decay_mult == 0
+
+
+def test_keys_that_may_be_of_heads_stay():
+    cfg = read(PSPNET)
+    keys = {'bn': dict(decay_mult=0), 'backbone.layer4': dict(lr_mult=2), 'backbone.norm': dict(lr_mult=3)}
+    cfg.optim_wrapper.paramwise_cfg = dict(custom_keys=keys)
+    new, _ = swap(cfg, MMSEG, 'nat_mini', pretrained=None)
+    assert set(new.optim_wrapper.paramwise_cfg.custom_keys) == {'bn', 'backbone.norm', 'norm', 'rpb'}
+
+
+def test_backbones_inside_wrappers_do_not_decay_either():
+    cfg = read('mmdet::soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py')
+    cfg.optim_wrapper.paramwise_cfg = dict(custom_keys={'student.backbone': dict(lr_mult=0.1)})
+    keys = swap(cfg, MMDET, 'nat_mini', pretrained=None)[0].optim_wrapper.paramwise_cfg.custom_keys
+    assert keys['student.backbone.levels.0.blocks.0.norm1'] == dict(lr_mult=0.1, decay_mult=0)
+    assert keys['student.backbone'] == dict(lr_mult=0.1) and 'norm' not in keys
 
 
 @pytest.mark.parametrize('config', [RETINANET, 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'])
@@ -339,6 +470,62 @@ from {package} import swapped
 
 globals().update(swapped(_base_, 'nat_mini', pretrained=None))
 """
+
+
+def test_types_given_as_classes(tmp_path):
+    """Configs in Python's own syntax have classes where others have names."""
+    lines = read('mmdet::retinanet/retinanet_r50-caffe_fpn_1x_coco.py')
+    lines.model.backbone.norm_cfg.type = 'BatchNorm2d'
+    text = Config(dict(model=lines.model, optim_wrapper=lines.optim_wrapper)).pretty_text
+    names = (
+        'RetinaNet',
+        'ResNet',
+        'FPN',
+        'RetinaHead',
+        'DetDataPreprocessor',
+        'L1Loss',
+        'BatchNorm2d',
+        'SGD',
+    )
+    for name in names:
+        assert f"'{name}'" in text
+        text = text.replace(f"type='{name}'", f'type={name}')
+    path = tmp_path / 'classes.py'
+    path.write_text(
+        'from mmdet.models import DetDataPreprocessor, FPN, L1Loss, ResNet, RetinaHead, RetinaNet\n'
+        'from torch.nn import BatchNorm2d\nfrom torch.optim import SGD\n'
+        f"default_scope = 'mmdet'\n{text}"
+    )
+    cfg = read_config(str(path))
+    assert isinstance(cfg.model.backbone.type, type)
+    new, _ = swap(cfg, MMDET, 'nat_mini', 'mine.pth')
+    assert new.model.data_preprocessor.mean == MEAN and new.model.data_preprocessor.bgr_to_rgb is True
+    assert new.model.neck.type == 'mmdet.FPN' and new.optim_wrapper.optimizer.type == 'mmengine.SGD'
+    write_config(new, str(tmp_path / 'names.py'))
+    check_runs(read_config(str(tmp_path / 'names.py')), MMDET.registry)
+
+
+def test_files_hold_what_text_can_say(tmp_path):
+    cfg = swapped(RETINANET)[0]
+    for value in (float('-inf'), lambda: 0):
+        cfg.model.test_cfg.score_thr = value
+        with pytest.raises(UserError, match='cannot hold the config'):
+            write_config(cfg, str(tmp_path / 'new.py'))
+    assert not list(tmp_path.iterdir())
+
+
+def test_inheritable_line_imports_what_its_base_does(tmp_path, monkeypatch):
+    (tmp_path / 'own_backbone.py').write_text(
+        'from mmdet.models import ResNet\nfrom mmdet.registry import MODELS\n\n\n'
+        '@MODELS.register_module()\nclass OwnResNet(ResNet):\n    pass\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / 'base.py').write_text(
+        f"_base_ = {RETINANET!r}\ncustom_imports = dict(imports=['own_backbone'])\n"
+        "model = dict(backbone=dict(type='OwnResNet'))\n"
+    )
+    (tmp_path / 'mine.py').write_text(INHERITED.format(base='./base.py', package='mmdet_nat'))
+    assert read_config(str(tmp_path / 'mine.py')).model.backbone.type == 'NAT'
 
 
 @pytest.mark.parametrize(('base', 'package'), [(RETINANET, 'mmdet_nat'), (PSPNET, 'mmseg_nat')])

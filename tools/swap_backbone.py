@@ -49,6 +49,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.out and not args.out.endswith('.py'):
         parser.error(f'--out must end in .py, got {args.out}')
+    if args.out:
+        args.out = osp.expanduser(args.out)
     return args
 
 

@@ -1,8 +1,8 @@
-"""Train detectors and segmentors of mmdet and mmseg from scratch, with their ResNet and with NAT-Mini in its place.
+"""Train models of mmdet and mmseg from scratch, with their own ResNet and with NAT-Mini in its place.
 
-Both of a pair see the same images, optimiser and iterations: only what tools/swap_backbone.py changes differs.
-Interrupted and run again, it goes on with the trainings that are not done. Data: data/demo, which it
-generates, and data/fruits_nuts (see the README).
+Both of a pair get the same images, optimiser and iterations: only what tools/swap_backbone.py changes
+differs. Interrupted and run again, it goes on with the trainings that are not done. Data: data/demo, which
+it generates, and data/fruits_nuts (see the README).
 """
 
 import argparse
@@ -53,7 +53,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--only', nargs='+', choices=names, default=names, metavar='PAIR', help=', '.join(names)
     )
-    parser.add_argument('--out', type=Path, default='resources/swaps_trained.csv', metavar='FILE.csv')
+    parser.add_argument('--report', type=Path, required=True, metavar='FILE.csv', help='where the rows go')
     parser.add_argument('--work-dir', type=Path, default='work_dirs/swaps', metavar='FOLDER')
     parser.add_argument(
         '--processes',
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train all pairs."""
     args = parse_args(argv)
     os.chdir(ROOT)
-    check_writable(args.out)
+    check_writable(args.report)
     make_demo_data(DATA, TRAIN_IMAGES, VAL_IMAGES, SEED)
     pairs = [pair for pair in PAIRS if pair.name in args.only]
     if any('fruits_nuts' in pair.recipe for pair in pairs) and not Path('data/fruits_nuts').is_dir():
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             row = dict(pair=pair.name, config=pair.config, backbone=name, iterations=pair.iterations)
             row |= dict(batch_size=pair.batch_size, parameters_millions=parameters(job.config))
             table.add(row | {key: value for key, value in result.items() if key in COLUMNS})
-    table.write(args.out, describe_machine([threads], Cpu()))
+    table.write(args.report, describe_machine([threads], Cpu()))
 
 
 if __name__ == '__main__':

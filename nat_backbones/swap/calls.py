@@ -5,6 +5,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
+from mmengine.utils import import_modules_from_strings
 
 from .framework import Framework
 from .inherit import changed_fields
@@ -49,6 +50,8 @@ def calls_for(framework: Framework) -> tuple[Callable[..., Config], Callable[...
             backbone: see ``swap_backbone``.
             options: see there.
         """
+        if base.get('custom_imports'):  # mmengine has not seen to them yet
+            import_modules_from_strings(**base['custom_imports'])
         return changed_fields(base, swap(base, framework, backbone, **options)[0])
 
     return swap_backbone, swapped

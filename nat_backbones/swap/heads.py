@@ -59,8 +59,11 @@ def swap_heads(model: dict[str, Any], names: Sequence[str], maps: Maps, where: s
 
 
 def swap_regions(roi_head: Any, maps: Maps, field: str, report: Report) -> None:
-    """Adapt heads that read regions of a backbone's single map: they have as many channels as it."""
-    if not isinstance(roi_head, dict) or maps.unchanged() or len(maps.old) != 1:
+    """Adapt heads that read regions: to the strides and, of a backbone's single map, to its channels."""
+    if not isinstance(roi_head, dict) or maps.unchanged():
+        return
+    _set_strides(roi_head, maps, field, report)
+    if len(maps.old) != 1:
         return
     old, new = maps.old[0].channels, maps.new[0].channels
     for where, part in _dicts(roi_head, field):
@@ -156,6 +159,12 @@ def _scale_to_stride(
         dilations = [max(1, round(d * old.stride / new.stride)) for d in head['dilations']]
         report.add(f'{field}.dilations', list(head['dilations']), dilations, why)
         head['dilations'] = dilations
+    for key in ('dilation', 'down_factor'):
+        value = head.get(key)
+        several = isinstance(value, (list, tuple))
+        if several or (isinstance(value, int) and value > 1):
+            reach = [max(1, round(v * old.stride / new.stride)) for v in (value if several else [value])]
+            _replace(head, key, reach, several, field, report, why)
     if isinstance(head.get('mask_size'), (list, tuple)):
         sizes = [(size - 1) * old.stride // new.stride + 1 for size in head['mask_size']]
         report.add(f'{field}.mask_size', list(head['mask_size']), sizes, why)
@@ -163,16 +172,16 @@ def _scale_to_stride(
 
 
 def _set_strides(head: dict, maps: Maps, field: str, report: Report) -> None:
-    """Replace the strides of the old maps wherever they are listed."""
+    """Replace the strides of the old maps wherever they are listed: of all, or of the first ones."""
     old = [m.stride for m in maps.old]
     new = [maps.successor(i)[0].stride for i in range(len(old))]
     if old == new:
         return
     for where, part in _dicts(head, field):
         for key in _STRIDES:
-            if isinstance(part.get(key), (list, tuple)) and list(part[key]) == old:
-                report.add(f'{where}.{key}', list(part[key]), new, 'the strides of our levels')
-                part[key] = new
+            listed = part.get(key)
+            if isinstance(listed, (list, tuple)) and listed and list(listed) == old[: len(listed)]:
+                _replace(part, key, new[: len(listed)], True, where, report, 'the strides of our levels')
 
 
 def _dicts(value: Any, where: str) -> Iterator[tuple[str, dict]]:

@@ -24,7 +24,6 @@ _FPN = (
 #: Necks that an FPN replaces, and why.
 _TO_FPN = {
     'HRFPN': 'it joins maps that HRNet keeps in parallel; ours come one after the other',
-    'SimpleFPN': 'it makes a pyramid of one map; ours is one',
 }
 #: Necks that make a pyramid of maps of one stride.
 _RESCALING = ('Feature2Pyramid', 'MultiLevelNeck')
@@ -53,7 +52,8 @@ def swap_neck(
         SwapRefused: where it is not understood.
     """
     if isinstance(neck, list):
-        return [swap_neck(neck[0], old, new, f'{where}[0]', report), *neck[1:]]
+        first = swap_neck(neck[0], old, new, f'{where}[0]', report)
+        return [*(first if isinstance(first, list) else [first]), *neck[1:]]
     neck = dict(neck)
     kind = type_name(neck).split('.')[-1]
     if kind in _RESCALING and len({m.stride for m in old}) == 1 and len(new) > 1:

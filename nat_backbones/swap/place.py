@@ -52,6 +52,8 @@ def find_backbone(cfg: Mapping[str, Any]) -> Place:
             f'the config lists several backbones ({", ".join(several)}); a swap would not know which one'
         )
     where, part = mine[0]
+    if part.get('teacher_config'):
+        others += (f'{where}.teacher_config',)
     if not isinstance(part['backbone'], Mapping) or 'type' not in part['backbone']:
         raise SwapRefused(
             f'{where}.backbone has no type: it is not a backbone of OpenMMLab; swap it by hand'

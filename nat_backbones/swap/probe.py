@@ -25,7 +25,7 @@ _INITIALISERS = {getattr(Tensor, name) for name in ('uniform_', 'normal_', 'erfi
 
 
 #: What was found of a backbone, by its config: many configs share one.
-_PROBED: dict[str, tuple[list['FeatureMap'], list[str]]] = {}
+_PROBED: dict[str, tuple[list['FeatureMap'], bool]] = {}
 
 
 class OperatorMissing(Exception):
@@ -84,8 +84,8 @@ def build_alone(registry: Registry, settings: Mapping[str, Any] | Sequence, part
     return module
 
 
-def probe_backbone(registry: Registry, settings: Mapping[str, Any]) -> tuple[list[FeatureMap], list[str]]:
-    """The outputs of a backbone and the names of its parameters.
+def probe_backbone(registry: Registry, settings: Mapping[str, Any]) -> tuple[list[FeatureMap], bool]:
+    """The outputs of a backbone, and whether any of it is trained.
 
     Args:
         registry: of the framework's models.
@@ -97,7 +97,9 @@ def probe_backbone(registry: Registry, settings: Mapping[str, Any]) -> tuple[lis
     key = f'{registry.scope} {without_weights(settings)}'
     if key not in _PROBED:
         backbone = build_alone(registry, settings, 'present backbone')
-        _PROBED[key] = _backbone_maps(backbone, settings), [name for name, _ in backbone.named_parameters()]
+        maps = _backbone_maps(backbone, settings)
+        backbone.train()  # where many freeze what they are told to
+        _PROBED[key] = maps, any(parameter.requires_grad for parameter in backbone.parameters())
     return _PROBED[key]
 
 

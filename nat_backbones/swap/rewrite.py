@@ -1,6 +1,5 @@
 """The swap of a config's backbone, and of all that depended on it."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from .heads import Maps, swap_heads, swap_regions
 from .necks import pyramid, swap_neck
 from .optimizer import check_mode, set_optimizer
 from .place import Place, find_backbone
+from .plain import plain
 from .probe import FeatureMap, OperatorMissing, build_alone, neck_maps, probe_backbone, type_name
 from .refusal import SwapRefused
 from .report import Report
@@ -53,27 +53,18 @@ def swap(
     without_neck = not place.model.get('neck')
     framework.prepare(place.model, place.field, report)
     added_neck = without_neck and bool(place.model.get('neck'))
-    old_parameters, built = _swap_model(place, framework, settings, added_neck, report)
+    if isinstance(backbone, str) and pretrained == variants.PUBLISHED:
+        _check_published(place.model['backbone'], settings, report)
+    built = _swap_model(place, framework, settings, added_neck, report)
     changes = len(report.changes)
-    set_statistics(new, place.model['backbone'].get('in_channels', 3), report)
+    set_statistics(new, place.model['backbone'], report)
     renormalised = ', and gets images normalised for ours' if len(report.changes) > changes else ''
-    set_optimizer(new, optimizer, framework.optimizer, old_parameters, built, report)
+    set_optimizer(new, optimizer, framework.optimizer, built, report)
     _drop_weights(new, place, report)
     _import(new, framework.package, report)
     for other in place.others:
         report.note(f'{other} keeps its own backbone{renormalised}')
     return Config(new, filename=getattr(cfg, 'filename', None)), report
-
-
-def plain(value: Any) -> Any:
-    """A deep copy of a config in plain dicts, lists and tuples."""
-    if isinstance(value, Config):
-        value = value._cfg_dict
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(plain, value))
-    return copy.deepcopy(value)
 
 
 def _refuse(place: Place, framework: Framework) -> None:
@@ -90,19 +81,15 @@ def _refuse(place: Place, framework: Framework) -> None:
 
 def _swap_model(
     place: Place, framework: Framework, settings: dict[str, Any], added_neck: bool, report: Report
-) -> tuple[list[str], nn.Module]:
-    """Swap backbone, neck (``added_neck`` if for our levels only) and heads.
-
-    Returns:
-        The names of the old backbone's parameters, and the new backbone.
-    """
+) -> nn.Module:
+    """Swap backbone, neck (``added_neck`` if for our levels only) and heads, and give the new backbone."""
     model, where = place.model, place.field
     present = model['backbone']
-    if present['type'] in variants.BACKBONES:
+    if present['type'].split('.')[-1] in variants.BACKBONES:
         report.note(f'{where}.backbone was one of ours already')
-    old, parameters = probe_backbone(framework.registry, present)
+    old, trained = probe_backbone(framework.registry, present)
 
-    settings = _take_over(present, settings, where, report)
+    settings = _take_over(present, trained, settings, where, report)
     whole = present['type'].split('.')[-1] in framework.decoders or not levels.is_pyramid(old)
     wanted = _levels(old, whole, framework)
     add_pyramid = whole and not model.get('neck')
@@ -123,7 +110,7 @@ def _swap_model(
             f'{where} reads a map of stride {old[-1].stride}, coarser than our 32; add a neck'
         )
     _swap_heads(model, framework, maps, where, report)
-    return parameters, built
+    return built
 
 
 def _swap_heads(
@@ -149,24 +136,31 @@ def _levels(old: Sequence[FeatureMap], whole: bool, framework: Framework) -> lis
     return levels.assign(inside, framework.deepest)
 
 
-def _take_over(present: Mapping, settings: dict[str, Any], where: str, report: Report) -> dict[str, Any]:
+def _check_published(present: Mapping, settings: dict[str, Any], report: Report) -> None:
+    """Do without the published weights where they do not fit the images."""
+    if present.get('in_channels', 3) != 3:
+        del settings['init_cfg']
+        report.note('the published weights take images of 3 channels: the backbone starts from scratch')
+
+
+def _take_over(
+    present: Mapping, trained: bool, settings: dict[str, Any], where: str, report: Report
+) -> dict[str, Any]:
     """Settings of the old backbone that say how to train or what images are like, not what it is."""
     settings = dict(settings)
     for key in _KEPT:
         if isinstance(present.get(key), int) and key not in settings and present[key] not in (False, 3):
             settings[key] = present[key]
             report.note(f'{where}.backbone.{key} = {present[key]} is kept')
-    if settings.get('in_channels', 3) != 3 and settings.pop('init_cfg', None):
-        report.note('the published weights take images of 3 channels: the backbone starts from scratch')
     frozen = present.get('frozen_stages', -1)
-    frozen = frozen if isinstance(frozen, int) else -1
-    if frozen == len(levels.STRIDES) and 'frozen_stages' not in settings:
-        settings['frozen_stages'] = frozen
+    if 'frozen_stages' in settings:
+        report.add(f'{where}.backbone.frozen_stages', frozen, settings['frozen_stages'], 'as given')
+    elif not trained and settings.get('init_cfg'):
+        settings['frozen_stages'] = len(levels.STRIDES)
         report.note(f'{where}.backbone stays frozen as a whole')
-    elif frozen > -1:
-        report.add(
-            f'{where}.backbone.frozen_stages', frozen, None, 'ours were published trained as a whole'
-        )
+    elif isinstance(frozen, int) and frozen > -1:
+        why = 'ours were published trained as a whole' if trained else 'ours starts from scratch'
+        report.add(f'{where}.backbone.frozen_stages', frozen, None, why)
     if present.get('norm_eval'):
         report.add(f'{where}.backbone.norm_eval', True, None, 'ours have no batch statistics')
     return settings
@@ -219,6 +213,10 @@ def _drop_weights(cfg: dict[str, Any], place: Place, report: Report) -> None:
     if cfg.get('resume'):
         report.add('resume', cfg['resume'], False, why)
         cfg['resume'] = False
+    if cfg.get('work_dir'):
+        report.note(
+            f'work_dir = {cfg["work_dir"]} is kept; give another where the old model was trained in it'
+        )
 
 
 def _import(cfg: dict[str, Any], package: str, report: Report) -> None:

@@ -11,14 +11,20 @@ STD = [58.395, 57.12, 57.375]
 _WHY = 'the statistics of our pretrained weights, RGB'
 
 
-def set_statistics(cfg: dict[str, Any], image_channels: int, report: Report) -> None:
+def set_statistics(cfg: dict[str, Any], backbone: Mapping[str, Any], report: Report) -> None:
     """Set mean, standard deviation and order of channels wherever a config has them.
+
+    They stay where a backbone starts from scratch, and for images of other than 3 channels.
 
     Args:
         cfg: the config, changed in place.
-        image_channels: of the backbone's input; statistics of other than 3 stay, as do their weights.
+        backbone: the new backbone's part of it.
         report: gains what changed.
     """
+    image_channels = backbone.get('in_channels', 3)
+    if not backbone.get('init_cfg'):
+        report.note('the backbone starts from scratch: statistics and order of channels stay as they are')
+        return
     if image_channels != 3:
         report.note(
             f'images of {image_channels} channels: their statistics and order were left as they are'

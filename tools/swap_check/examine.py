@@ -41,7 +41,8 @@ def examine(path: str, framework: Framework) -> Outcome:
 
 def _run(swapped: Config, cfg: Config, framework: Framework) -> tuple[str, str]:
     """Run a swapped model, unless this process ran an equal one: some differ in the old backbone only."""
-    key = str(reduced(swapped.model.to_dict()))
+    paramwise = swapped.get('optim_wrapper', {}).get('paramwise_cfg')
+    key = f'{reduced(swapped.model.to_dict())} {paramwise}'
     if key not in _RUNS:
         try:
             _RUNS[key] = RAN, '; '.join(check_runs(swapped, framework.registry))

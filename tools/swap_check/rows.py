@@ -23,7 +23,7 @@ class Row:
         reason: why it did not run, or what to say of the run.
         seconds: that the swap and the run took.
         model: a hash of the model's config.
-        version: of this project.
+        version: of this project, and a hash of the sources that a swap depends on.
     """
 
     framework: str

@@ -12,6 +12,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope, Registry
 from torch import nn
 
@@ -36,12 +37,16 @@ def quiet() -> Iterator[None]:
 _STEPS = dict(_loss='loss', _predict='prediction')
 
 
+#: What of an optimiser wrapper says how parameters are grouped.
+_GROUPING = ('optimizer', 'paramwise_cfg', 'constructor')
+
+
 class DoesNotRun(Exception):
     """A model that a check could not build or run."""
 
 
 def check_runs(cfg: Config, registry: Registry) -> list[str]:
-    """Build a config's model and run a loss step, its backward and a prediction on random data.
+    """Build a config's model and optimiser, run a loss step, its backward and a prediction on random data.
 
     Args:
         cfg: the config.
@@ -57,7 +62,7 @@ def check_runs(cfg: Config, registry: Registry) -> list[str]:
     MessageHub.get_current_instance().update_info_dict(dict(iter=0, epoch=0))  # losses that warm up ask
     try:
         with quiet(), DefaultScope.overwrite_default_scope(registry.scope):
-            return _run(ConfigDict(reduced(cfg.model.to_dict())), registry)
+            return _run(ConfigDict(reduced(cfg.model.to_dict())), cfg.get('optim_wrapper'), registry)
     except DoesNotRun:
         raise
     except Exception as error:  # whatever a model may raise
@@ -65,8 +70,12 @@ def check_runs(cfg: Config, registry: Registry) -> list[str]:
         raise DoesNotRun(f'{step}: {type(error).__name__}: {_first_line(error)}') from error
 
 
-def _run(config: ConfigDict, registry: Registry) -> list[str]:
+def _run(config: ConfigDict, optim_wrapper: ConfigDict | None, registry: Registry) -> list[str]:
     model = _build(config, registry)
+    if optim_wrapper and 'optimizer' in optim_wrapper:
+        # A wrapper for lower precision would ask for a GPU.
+        settings = {key: optim_wrapper[key] for key in _GROUPING if key in optim_wrapper}
+        build_optim_wrapper(model, ConfigDict(type='OptimWrapper', **settings))
     notes = [f'after mending the installed {registry.scope}: {fault}' for fault in mend(model)]
     if _only_for_testing(config):
         notes.append('prediction only: the config is for testing')
@@ -112,7 +121,8 @@ def _loss(model: nn.Module, config: dict[str, Any], scope: str) -> None:
         wrong = [name for name, value in log.items() if not torch.isfinite(torch.as_tensor(value)).all()]
         raise DoesNotRun(f'loss: {", ".join(wrong)} is not finite')
     losses.backward()
-    if not any(p.grad is not None for name, p in inner.named_parameters() if 'backbone' in name):
+    trained = [p for name, p in inner.named_parameters() if 'backbone' in name and p.requires_grad]
+    if trained and all(p.grad is None for p in trained):
         raise DoesNotRun('loss: no gradient reaches the backbone')
 
 

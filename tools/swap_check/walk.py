@@ -9,12 +9,19 @@ from typing import Any
 
 from mmengine.config import Config
 
+import nat_backbones
 from natten_ops.version import __version__
 
 from .installed import config_folder, installed_configs
 from .rows import NOT_APPLICABLE, RAN, Row
 
 _DIGITS = 12
+_PACKAGES = Path(nat_backbones.__path__[0]).parent
+#: What the outcome of a row depends on beside the installed packages.
+_SOURCES = (
+    *(_PACKAGES / name for name in ('nat_backbones', 'mmdet_nat', 'mmseg_nat')),
+    Path(__file__).parent,
+)
 
 
 @dataclass
@@ -53,11 +60,12 @@ def plan(framework: str, pattern: str, known: Mapping[str, Row]) -> Walk:
         known: the rows of an earlier walk.
     """
     walk = Walk({}, [], {})
+    version = source_version()
     first: dict[str, str] = {}
     for name, path in installed_configs(framework):
         if pattern not in name:
             continue
-        row, model = _described(framework, name, path)
+        row, model = _described(framework, name, path, version)
         walk.rows[name] = row
         if model is None:
             continue
@@ -76,9 +84,18 @@ def plan(framework: str, pattern: str, known: Mapping[str, Row]) -> Walk:
     return walk
 
 
-def _described(framework: str, name: str, path: Path) -> tuple[Row, Any]:
+def source_version() -> str:
+    """This project's version, and a hash of the sources that swap and run."""
+    digest = hashlib.sha256()
+    for folder in _SOURCES:
+        for path in sorted(folder.rglob('*.py')):
+            digest.update(path.read_bytes())
+    return f'{__version__}+{digest.hexdigest()[:_DIGITS]}'
+
+
+def _described(framework: str, name: str, path: Path, version: str) -> tuple[Row, Any]:
     """A row without an outcome and the model, or a row that says why there is none."""
-    row = Row(framework, name, '', version=__version__)
+    row = Row(framework, name, '', version=version)
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # whatever a config file may raise

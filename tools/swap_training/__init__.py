@@ -1,1 +1,1 @@
-"""Detectors and segmentors trained from scratch with a ResNet and with one of our backbones in its place."""
+"""Models trained from scratch with a ResNet and with one of our backbones in its place."""

@@ -7,16 +7,16 @@ from launcher.config import read_config
 from mmengine.config import Config
 from swap_check.installed import resolve
 
-from nat_backbones.swap.rewrite import plain
+from nat_backbones.swap.plain import plain
 
 from .pairs import Pair
 
 _DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 _EVALUATORS = ('val_evaluator', 'test_evaluator')
-#: Channels of necks and heads, and counts of proposals: from the usual ones to those of the demo's Mask R-CNN.
+#: Channels of necks and heads, and counts of proposals: the usual ones to those of the demo's Mask R-CNN.
 _CHANNELS = ('in_channels', 'out_channels', 'feat_channels', 'conv_out_channels')
 _NARROWED = {
-    **dict.fromkeys(_CHANNELS, {256: 64}),
+    **{name: {256: 64} for name in _CHANNELS},
     'fc_out_channels': {1024: 256},
     'num': {256: 128, 512: 64},
     'nms_pre': {2000: 500, 1000: 500},
@@ -31,7 +31,8 @@ def small_config(pair: Pair) -> Config:
 
     Detectors get the narrow neck and heads of the demo's, which train in minutes on a CPU.
 
-    Nothing of it knows of a swap: the same optimiser, rate, images and iterations serve both backbones.
+    Images, optimiser, rate and iterations are those of this project's demos, for both backbones alike. They
+    were chosen for a small NAT; nothing was tuned for either of the two.
     """
     cfg, recipe = (plain(read_config(resolve(name))) for name in (pair.config, pair.recipe))
     model = cfg['model']

@@ -8,6 +8,7 @@ import torch
 import train
 from launcher.config import read_config
 from make_demo_data import OBJECT_CLASSES, SEGMENT_CLASSES, SEGMENT_PALETTE, make_demo_data
+from make_label_maps import make_label_maps
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from model_zoo.metafiles import published_models
@@ -20,6 +21,7 @@ DINAT_S = 'configs/dinat_s/dinat-s-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py'
 DEMO_DETECTOR = 'configs/demo/mask-rcnn_nat-demo_fpn_demo-instances.py'
 DEMO_SEGMENTOR = 'configs/demo/nat-demo_upernet_demo-scenes.py'
 FRUITS_NUTS = 'configs/fruits_nuts/mask-rcnn_nat-demo_fpn_fruits-nuts.py'
+FRUITS_NUTS_SEGMENTOR = 'configs/fruits_nuts/nat-demo_upernet_fruits-nuts.py'
 
 
 @pytest.fixture(scope='module')
@@ -32,7 +34,8 @@ def data(tmp_path_factory):
 def test_every_config_is_tested():
     """Those of published models by test_zoo*.py and test_mask2former.py."""
     configs = {str(path.relative_to(ROOT)) for path in (ROOT / 'configs').glob('[!_]*/*.py')}
-    assert configs == {*published_models(), DEMO_DETECTOR, DEMO_SEGMENTOR, FRUITS_NUTS}
+    own_data = {DEMO_DETECTOR, DEMO_SEGMENTOR, FRUITS_NUTS, FRUITS_NUTS_SEGMENTOR}
+    assert configs == own_data.union(published_models())
 
 
 @pytest.mark.parametrize('config', [MASK_RCNN, UPERNET, DINAT_S])
@@ -139,21 +142,26 @@ def test_trains(config, options, data, tmp_path):
     assert (tmp_path / 'work' / 'curves.png').read_bytes().startswith(b'\x89PNG')
 
 
-def test_own_coco_data_in_one_file(data, tmp_path):
-    """The config for own data, on generated images and annotations laid out like fruits_nuts."""
-    folder = tmp_path / 'fruits'
-    folder.mkdir()
+@pytest.fixture
+def fruits(data, tmp_path):
+    """Generated images and annotations laid out like fruits_nuts."""
+    folder = tmp_path / 'data' / 'fruits_nuts'
+    folder.mkdir(parents=True)
     (folder / 'images').symlink_to(data / 'train')
     annotations = json.loads((data / 'annotations' / 'instances_train.json').read_text())
     names = dict(enumerate(('date', 'fig', 'hazelnut'), 1))
     annotations['categories'] = [dict(id=i, name=name) for i, name in names.items()]
     annotations['annotations'] = [a for a in annotations['annotations'] if a['category_id'] in names]
     (folder / 'trainval.json').write_text(json.dumps(annotations))
+    return folder
+
+
+def test_own_coco_data_in_one_file(fruits, tmp_path):
     options = [
-        f'train_dataloader.dataset.dataset.data_root={folder}/',
+        f'train_dataloader.dataset.dataset.data_root={fruits}/',
         'train_dataloader.dataset.times=1',
         'train_dataloader.dataset.dataset.indices=8',
-        f'val_dataloader.dataset.data_root={folder}/',
+        f'val_dataloader.dataset.data_root={fruits}/',
         'val_dataloader.dataset.indices=2',
         'train_cfg.max_epochs=1',
         'train_cfg.val_interval=1',
@@ -161,6 +169,16 @@ def test_own_coco_data_in_one_file(data, tmp_path):
     run_training(FRUITS_NUTS, tmp_path / 'work', options)
     (log,) = (tmp_path / 'work').glob('*/vis_data/scalars.json')
     assert 'coco/segm_mAP' in log.read_text()
+
+
+def test_own_coco_data_for_a_segmentor(fruits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_label_maps(fruits / 'trainval.json', fruits.with_name('fruits_nuts_label_maps'), held_out=2)
+    options = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'param_scheduler.0.end=1', *DEMO]
+    options += ['param_scheduler.1.begin=1', 'param_scheduler.1.end=2', 'param_scheduler.1.T_max=1']
+    run_training(FRUITS_NUTS_SEGMENTOR, tmp_path / 'work', options)
+    (log,) = (tmp_path / 'work').glob('*/vis_data/scalars.json')
+    assert 'mIoU' in log.read_text()
 
 
 def test_missing_pretrained_weights_are_named(data, tmp_path, capsys):

@@ -21,6 +21,7 @@ from launcher.config import read_config
 from launcher.errors import UserError, report_user_errors
 from launcher.models import build_model
 from make_demo_data import make_demo_data
+from make_label_maps import make_label_maps
 from replaced_file import check_writable
 from swap_check.files import write_config
 from swap_check.running import quiet
@@ -29,6 +30,8 @@ from swap_training.small_data import small_config
 from swap_training.training import Training
 
 ROOT = Path(__file__).parents[1]
+FRUITS_NUTS = Path('data/fruits_nuts')
+LABEL_MAPS = Path('data/fruits_nuts_label_maps')  # as the config of the segmentor has it
 BACKBONE = 'nat_mini'
 METRICS = ('bbox_mAP', 'bbox_mAP_50', 'segm_mAP', 'segm_mAP_50', 'mIoU')
 COLUMNS = (
@@ -77,6 +80,21 @@ def prepare(pair: Pair, folder: Path) -> dict[str, Training]:
     return {path.stem: Training(path, path.with_suffix('')) for path in (before, after)}
 
 
+def prepare_data(pairs: Sequence[Pair]) -> None:
+    """Make what can be made of the data; raises UserError where some is missing."""
+    recipes = [pair.recipe for pair in pairs]
+    if any('fruits_nuts' in recipe for recipe in recipes):
+        if not FRUITS_NUTS.is_dir():
+            raise UserError(
+                f'{FRUITS_NUTS} does not exist',
+                'put or link it there (README), or leave it out with --only',
+            )
+        if not LABEL_MAPS.is_dir():
+            make_label_maps(FRUITS_NUTS / 'trainval.json', LABEL_MAPS, held_out=4)
+    if any('demo/' in recipe for recipe in recipes):
+        make_demo_data(DATA, TRAIN_IMAGES, VAL_IMAGES, SEED)
+
+
 def parameters(config: Path) -> float:
     """Parameters of a config's model, in millions."""
     with quiet():
@@ -89,12 +107,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     os.chdir(ROOT)
     check_writable(args.report)
-    make_demo_data(DATA, TRAIN_IMAGES, VAL_IMAGES, SEED)
     pairs = [pair for pair in PAIRS if pair.name in args.only]
-    if any('fruits_nuts' in pair.recipe for pair in pairs) and not Path('data/fruits_nuts').is_dir():
-        raise UserError(
-            'data/fruits_nuts does not exist', 'put or link it there (README), or leave it out with --only'
-        )
+    prepare_data(pairs)
     threads = max(1, len(os.sched_getaffinity(0)) // args.processes)
     jobs = [(pair, name, job) for pair in pairs for name, job in prepare(pair, args.work_dir).items()]
     table = Table(COLUMNS, PRINTED)

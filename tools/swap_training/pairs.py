@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 _DEMO_INSTANCES = 'configs/demo/mask-rcnn_nat-demo_fpn_demo-instances.py'
 _DEMO_SCENES = 'configs/demo/nat-demo_upernet_demo-scenes.py'
+_FRUITS_NUTS_SCENES = 'configs/fruits_nuts/nat-demo_upernet_fruits-nuts.py'
 _FRUITS_NUTS = 'configs/fruits_nuts/mask-rcnn_nat-demo_fpn_fruits-nuts.py'
 
 _MASK_RCNN = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
@@ -41,4 +42,6 @@ PAIRS = (
     Pair('condinst_fruits-nuts', _CONDINST, _FRUITS_NUTS, 150, 2),
     Pair('semantic-fpn_demo', _SEMANTIC_FPN, _DEMO_SCENES, 400),
     Pair('deeplabv3plus_demo', _DEEPLAB, _DEMO_SCENES, 400),
+    Pair('semantic-fpn_fruits-nuts', _SEMANTIC_FPN, _FRUITS_NUTS_SCENES, 200),
+    Pair('deeplabv3plus_fruits-nuts', _DEEPLAB, _FRUITS_NUTS_SCENES, 200),
 )

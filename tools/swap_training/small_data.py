@@ -29,10 +29,9 @@ _COUNTING = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
 def small_config(pair: Pair) -> Config:
     """The model of a pair as its config has it, with its own ResNet, trained from scratch on small data.
 
-    Detectors get the narrow neck and heads of the demo's, which train in minutes on a CPU.
-
-    Images, optimiser, rate and iterations are those of this project's demos, for both backbones alike. They
-    were chosen for a small NAT; nothing was tuned for either of the two.
+    Detectors get the narrow neck and heads of the demo's, which train in minutes on a CPU. Images and
+    optimiser are those of this project's demos, chosen for a small NAT; nothing was tuned for this backbone
+    or for the one that takes its place.
     """
     cfg, recipe = (plain(read_config(resolve(name))) for name in (pair.config, pair.recipe))
     model = cfg['model']

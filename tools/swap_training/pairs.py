@@ -41,7 +41,7 @@ PAIRS = (
     Pair('atss_fruits-nuts', _ATSS, _FRUITS_NUTS, 150, 2),
     Pair('condinst_fruits-nuts', _CONDINST, _FRUITS_NUTS, 150, 2),
     Pair('semantic-fpn_demo', _SEMANTIC_FPN, _DEMO_SCENES, 400),
-    Pair('deeplabv3plus_demo', _DEEPLAB, _DEMO_SCENES, 400),
-    Pair('semantic-fpn_fruits-nuts', _SEMANTIC_FPN, _FRUITS_NUTS_SCENES, 200),
-    Pair('deeplabv3plus_fruits-nuts', _DEEPLAB, _FRUITS_NUTS_SCENES, 200),
+    Pair('deeplabv3plus_demo', _DEEPLAB, _DEMO_SCENES, 300),
+    Pair('semantic-fpn_fruits-nuts', _SEMANTIC_FPN, _FRUITS_NUTS_SCENES, 120),
+    Pair('deeplabv3plus_fruits-nuts', _DEEPLAB, _FRUITS_NUTS_SCENES, 120),
 )

@@ -33,6 +33,7 @@ DETECTORS = [
     'rtmdet/rtmdet_tiny_8xb32-300e_coco.py',
     'soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py',
     'ssd/ssd300_coco.py',
+    'strongsort/strongsort_yolox_x_8xb4-80e_crowdhuman-mot17halftrain_test-mot17halfval.py',
     'tood/tood_r50_fpn_1x_coco.py',
     'yolact/yolact_r50_1xb8-55e_coco.py',
     'yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py',

@@ -41,7 +41,7 @@ def examine(path: str, framework: Framework) -> Outcome:
 
 def _run(swapped: Config, cfg: Config, framework: Framework) -> tuple[str, str]:
     """Run a swapped model, unless this process ran an equal one: some differ in the old backbone only."""
-    paramwise = swapped.get('optim_wrapper', {}).get('paramwise_cfg')
+    paramwise = (swapped.get('optim_wrapper') or {}).get('paramwise_cfg')
     key = f'{reduced(swapped.model.to_dict())} {paramwise}'
     if key not in _RUNS:
         try:

@@ -60,7 +60,7 @@ def set_optimizer(
     names = [f'backbone.{name}' for name, _ in new.named_parameters()]
     _drop_keys_of_the_old(wrapper, names, report)
     if _has_decay(wrapper['optimizer'], report):
-        _treat_parameters_one_by_one(wrapper, report)
+        _allow_shared_parameters(wrapper, report)
         _spare_from_decay(wrapper, names, report)
 
 
@@ -114,7 +114,7 @@ def _is_adamw(optimizer: Mapping[str, Any]) -> bool:
     return str(optimizer.get('type')).split('.')[-1] == 'AdamW'
 
 
-def _treat_parameters_one_by_one(wrapper: dict, report: Report) -> None:
+def _allow_shared_parameters(wrapper: dict, report: Report) -> None:
     """Parameters that heads share count once; mmengine has to be told so where settings part them."""
     if not wrapper.get('paramwise_cfg'):
         report.add(

@@ -138,7 +138,8 @@ def _levels(old: Sequence[FeatureMap], whole: bool, framework: Framework) -> lis
 
 def _check_published(present: Mapping, settings: dict[str, Any], report: Report) -> None:
     """Do without the published weights where they do not fit the images."""
-    if present.get('in_channels', 3) != 3:
+    channels = present.get('in_channels', 3)
+    if isinstance(channels, int) and channels != 3:
         del settings['init_cfg']
         report.note('the published weights take images of 3 channels: the backbone starts from scratch')
 

@@ -17,7 +17,8 @@ def write_config(cfg: Config, path: str) -> None:
         text = cfg.pretty_text
         same = Config.fromstring(text, '.py').to_dict() == cfg.to_dict()
     except Exception as error:  # whatever a text that is no config may raise
-        raise _unwritable(path, str(error).splitlines()[0]) from error
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise _unwritable(path, lines[0]) from error
     if not same:
         raise _unwritable(path, 'what is written is not what is read')
     with replacing(Path(path)) as unfinished:

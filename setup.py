@@ -1,6 +1,6 @@
 """Builds natten_ops' compiled libraries; everything else is in pyproject.toml.
 
-There is one for the CPU and, where nvcc is found, one more for CUDA (tools/setup_cuda.py). They are
+There is one for the CPU and, if torch has CUDA, one more for CUDA (tools/setup_cuda.py). They are
 compiled against the stable ABI of torch, so one binary serves every torch from 2.10 on and every Python.
 They are built against the torch of the environment they are installed into: with build isolation that
 torch is not on the path, and is looked up in the environment's site-packages.
@@ -65,14 +65,18 @@ CUDA_NAME = 'natten_ops._CUDA'
 
 
 def choose_cuda() -> tuple[setup_cuda.Nvcc | None, list[str]]:
-    """The compiler for CUDA, None where CUDA is left out, and what to compile for."""
+    """The compiler for CUDA, None if CUDA is left out, and what to compile for."""
     if SANITIZE:  # the sanitizers are for the CPU's kernels
         return None, []
     try:
-        nvcc = setup_cuda.choose_nvcc(torch_is_rocm=torch.version.hip is not None)
+        nvcc = setup_cuda.choose_nvcc(torch.version.cuda is not None)
         if nvcc is None:
             return None, []
-        return nvcc, setup_cuda.choose_architectures(nvcc, os.environ.get('TORCH_CUDA_ARCH_LIST', ''))
+        visible = []
+        if os.environ.get('NATTEN_OPS_CUDA') != '1':  # which is for all devices
+            visible = [torch.cuda.get_device_capability(gpu) for gpu in range(torch.cuda.device_count())]
+        wanted = os.environ.get('TORCH_CUDA_ARCH_LIST', '')
+        return nvcc, setup_cuda.choose_architectures(nvcc, wanted, visible)
     except setup_cuda.BuildError as error:
         raise SystemExit(f'error: {error}') from None
 
@@ -84,7 +88,7 @@ class BuildLibraries(cpp_extension.BuildExtension):
     """Builds the CPU's library as torch does, and CUDA's, which torch builds only if it has CUDA itself."""
 
     def run(self) -> None:
-        """Build; a CUDA library of an earlier build does not stay behind where there is no new one."""
+        """Build; a CUDA library of an earlier build does not stay behind if there is no new one."""
         super().run()
         if NVCC is None:
             for folder in (self.build_lib, *([ROOT] if self.inplace else [])):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.autograd.forward_ad as forward_mode
 from torch import Tensor
+from torch._guards import TracingContext
 
 from .batching import vmap_backward, vmap_forward
 from .reference import neighborhood_attention_reference
@@ -141,7 +142,9 @@ def _is_differentiated_by_torch_func() -> bool:
 
 def is_transformed() -> bool:
     """Whether a torch.func transform is active that no compiler traces through."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    if torch.compiler.is_compiling() or TracingContext.try_get() is not None:  # the latter: on fake tensors
+        return False
+    return torch._C._are_functorch_transforms_active()
 
 
 def forward(

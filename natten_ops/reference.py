@@ -18,6 +18,14 @@ from .arguments import HALF_DTYPES
 from .windows import Windows, axis_windows, valid_range
 
 
+def _select(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
+    """Entries of one dimension, which becomes as many as ``index`` has."""
+    # Faster backward, but torch 2.11 fails to differentiate it twice if sizes are symbols.
+    if not any(isinstance(size, torch.SymInt) for size in tensor.shape):
+        return tensor.index_select(dim, index.flatten()).unflatten(dim, index.shape)
+    return tensor[(*(slice(None),) * dim, index)]
+
+
 def _gather_windows(tensor: Tensor, windows: Sequence[Windows]) -> Tensor:
     """``(B, *spatial, heads, head_dim)`` to ``(B, *queries, heads, window, head_dim)``."""
     rank = len(windows)
@@ -25,7 +33,7 @@ def _gather_windows(tensor: Tensor, windows: Sequence[Windows]) -> Tensor:
         dim = 1 + 2 * axis  # each axis before became two: query, offset in the window
         if window.has_outside:
             tensor = torch.cat((tensor, torch.zeros_like(tensor.narrow(dim, 0, 1))), dim)
-        tensor = tensor.index_select(dim, window.keys.flatten()).unflatten(dim, window.keys.shape)
+        tensor = _select(tensor, dim, window.keys)
     queries = [1 + 2 * axis for axis in range(rank)]
     offsets = [2 + 2 * axis for axis in range(rank)]
     tensor = tensor.permute(0, *queries, 2 * rank + 1, *offsets, 2 * rank + 2)

@@ -1,11 +1,17 @@
 """Makes the launchers in tools/ and the helpers beside the tests importable."""
 
+import os
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / 'tools'), str(ROOT / 'tests')]
 sys.path.append(str(ROOT / 'tests' / 'stand_ins'))  # last: the real packages come first
+
+from launcher.processes import end_with_parent  # noqa: E402 - before torch, and so how threads wait is set
+
+if 'PYTEST_XDIST_WORKER' in os.environ:
+    end_with_parent()
 
 
 def pytest_ignore_collect(collection_path, config):

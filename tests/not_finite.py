@@ -25,7 +25,7 @@ def patterns(number, place, spatial, kernel_size, dilation, device='cpu', dtype=
     generator = torch.Generator().manual_seed(0)
     bias = (2 * kernel_size - 1,) * 2
     places = _border(bias if place == 'rpb' else spatial)
-    shape = (1, *spatial, len(places), 4)
+    shape = (1, *spatial, len(places), 8)
     tensors = {name: torch.randn(shape, generator=generator) for name in ('query', 'key', 'value', 'grad')}
     tensors['rpb'] = torch.randn(len(places), *bias, generator=generator)
     for head, (row, column) in enumerate(places):

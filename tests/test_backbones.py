@@ -277,6 +277,7 @@ def test_gradients_of_every_sample_with_vmap():
             assert torch.allclose(a[i], b, atol=1e-5)
 
 
+@pytest.mark.long
 def test_compiled_backbone_trains():
     model = small_nat(drop_path_rate=0.0)
     compiled = torch.compile(model, fullgraph=True)

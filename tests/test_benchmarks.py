@@ -73,6 +73,7 @@ def test_operators(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+@pytest.mark.long
 def test_restart_with_another_instruction_set(tmp_path):
     path = tmp_path / 'operators.csv'
     options = [

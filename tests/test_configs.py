@@ -123,8 +123,12 @@ def run_training(config, work_dir, options):
 @pytest.mark.parametrize(
     ('config', 'options'),
     [
-        (MASK_RCNN, lambda data: [*detector_options(data), *REDUCED, 'train_dataloader.dataset.indices=4']),
-        (UPERNET, lambda data: [*segmentor_options(data), *REDUCED]),
+        pytest.param(
+            MASK_RCNN,
+            lambda data: [*detector_options(data), *REDUCED, 'train_dataloader.dataset.indices=4'],
+            marks=pytest.mark.long,
+        ),
+        pytest.param(UPERNET, lambda data: [*segmentor_options(data), *REDUCED], marks=pytest.mark.long),
         (DEMO_DETECTOR, lambda data: [*detector_options(data), *DEMO, 'train_cfg.val_interval=1']),
         (DEMO_SEGMENTOR, lambda data: [*segmentor_options(data), *DEMO]),
     ],

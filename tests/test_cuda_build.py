@@ -1,6 +1,5 @@
 """How the CUDA library is built: for which devices, with which compiler, and into what. Needs no GPU."""
 
-import os
 import re
 import subprocess
 import sys
@@ -25,7 +24,7 @@ NEW = setup_cuda.Nvcc(Path('/cuda/bin/nvcc'), (13, 0), KNOWN - {(5, 0)} | {(10, 
     ('nvcc', 'wanted', 'chosen'),
     [
         (OLD, '', '7.5 8.0 8.6 8.9 9.0+PTX'),
-        (NEW, ' ', '7.5 8.0 8.6 8.9 9.0 10.0 12.0+PTX'),
+        (NEW, ' ', '7.5 8.0 8.6 8.9 9.0+PTX 10.0 12.0+PTX'),
         (NEW, '8.0;9.0+PTX', '8.0 9.0+PTX'),
         (NEW, '12.0 8.7', '8.7 12.0'),
         (NEW, '9.0a, 10.3f', '9.0a 10.3f'),
@@ -92,29 +91,47 @@ def test_what_nvcc_says_of_itself(make_nvcc):
         setup_cuda.ask_nvcc(Path('/bin/false'))
 
 
-def test_without_nvcc_cuda_is_left_out(make_nvcc):
-    assert setup_cuda.choose_nvcc({'PATH': '/usr/bin'}) is None
-    with pytest.raises(setup_cuda.BuildError, match=r'needs nvcc, .*install CUDA 12.4 or newer'):
-        setup_cuda.choose_nvcc({'PATH': '/usr/bin', 'NATTEN_OPS_CUDA': '1'})
+@pytest.mark.parametrize(
+    ('visible', 'chosen'),
+    [
+        ([(9, 0), (9, 0)], '9.0'),
+        ([(9, 0), (8, 6)], '8.6 9.0'),
+        ([(8, 6), (13, 0)], '7.5 8.0 8.6 8.9 9.0+PTX 10.0 12.0+PTX'),  # PTX is for what nvcc does not know
+        ([], '7.5 8.0 8.6 8.9 9.0+PTX 10.0 12.0+PTX'),
+    ],
+)
+def test_visible_devices(visible, chosen):
+    assert ' '.join(setup_cuda.choose_architectures(NEW, '', visible)) == chosen
+    assert setup_cuda.choose_architectures(NEW, '8.0', visible) == ['8.0']
+
+
+def test_without_nvcc_cuda_is_left_out(make_nvcc, capsys):
+    assert setup_cuda.choose_nvcc(True, {'PATH': '/usr/bin'}) is None
+    assert 'note: natten_ops is built without CUDA: nvcc is not in' in capsys.readouterr().out
+    with pytest.raises(
+        setup_cuda.BuildError, match=r'CUDA=1 cannot be done: .*; install CUDA 12.4 or newer'
+    ):
+        setup_cuda.choose_nvcc(True, {'PATH': '/usr/bin', 'NATTEN_OPS_CUDA': '1'})
 
 
 def test_old_nvcc_counts_as_none(make_nvcc, capsys):
     program = make_nvcc('default', '12.3')
-    assert setup_cuda.choose_nvcc({'PATH': '/usr/bin'}) is None
+    assert setup_cuda.choose_nvcc(True, {'PATH': '/usr/bin'}) is None
     assert 'note: natten_ops is built without CUDA' in capsys.readouterr().out
     with pytest.raises(setup_cuda.BuildError, match=f'{program} is of CUDA 12.3, but 12.4 or newer'):
-        setup_cuda.choose_nvcc({'PATH': '/usr/bin', 'NATTEN_OPS_CUDA': '1'})
+        setup_cuda.choose_nvcc(True, {'PATH': '/usr/bin', 'NATTEN_OPS_CUDA': '1'})
 
 
-def test_choice(make_nvcc):
+def test_choice(make_nvcc, capsys):
     program = make_nvcc('default', '12.4')
     variables = {'PATH': '/usr/bin'}
-    assert setup_cuda.choose_nvcc(variables).path == program
-    assert setup_cuda.choose_nvcc(variables | {'NATTEN_OPS_CUDA': '1'}).path == program
-    assert setup_cuda.choose_nvcc(variables | {'NATTEN_OPS_CUDA': '0'}) is None
-    assert setup_cuda.choose_nvcc(variables, torch_is_rocm=True) is None
+    assert setup_cuda.choose_nvcc(True, variables).path == program
+    assert setup_cuda.choose_nvcc(False, variables) is None
+    assert setup_cuda.choose_nvcc(False, variables | {'NATTEN_OPS_CUDA': '1'}).path == program
+    assert setup_cuda.choose_nvcc(True, variables | {'NATTEN_OPS_CUDA': '0'}) is None
+    assert capsys.readouterr().out == ''
     with pytest.raises(setup_cuda.BuildError, match=r"NATTEN_OPS_CUDA must be 0 .*, got 'yes'"):
-        setup_cuda.choose_nvcc(variables | {'NATTEN_OPS_CUDA': 'yes'})
+        setup_cuda.choose_nvcc(True, variables | {'NATTEN_OPS_CUDA': 'yes'})
 
 
 def test_compiler_that_fails(make_nvcc, tmp_path, monkeypatch, capfd):
@@ -187,14 +204,14 @@ def test_report_that_is_none(text, tmp_path, capsys):
     assert exit_.value.code == 2 and error.startswith('error: ') and 'build' in error
 
 
-needs_nvcc = pytest.mark.skipif(
-    setup_cuda.find_nvcc() is None or os.environ.get('NATTEN_OPS_CUDA') == '0',
-    reason='no nvcc, or NATTEN_OPS_CUDA=0',
+# What `make wheel` compiled, for all devices.
+LIBRARY = setup_cuda.BUILD / setup_cuda.LIBRARY
+needs_build = pytest.mark.skipif(
+    not check_cuda_resources.REPORT.exists(), reason='the CUDA library was not built (`make wheel`)'
 )
-LIBRARY = Path(operator.__file__).with_name(setup_cuda.LIBRARY)
 
 
-@needs_nvcc
+@needs_build
 def test_no_specialised_kernel_spills():
     kernels = check_cuda_resources.read_report(check_cuda_resources.REPORT)
     check_cuda_resources.print_table(kernels)
@@ -204,7 +221,7 @@ def test_no_specialised_kernel_spills():
     assert not [kernel for kernel in kernels if kernel.is_bad]
 
 
-@needs_nvcc
+@needs_build
 def test_library_needs_only_torch():
     """What it does not define is the C++ library's or torch's stable ABI; CUDA's runtime is hidden."""
     undefined, defined = (
@@ -218,7 +235,7 @@ def test_library_needs_only_torch():
     assert not re.search(r'\bcu[A-Z]|\bcuda[A-Z]|natten_ops', defined)
 
 
-@needs_nvcc
+@needs_build
 @pytest.mark.skipif(not operator.CUDA_PROBLEM, reason='torch has CUDA')
 def test_library_is_not_loaded_without_cuda():
-    assert str(LIBRARY) not in Path('/proc/self/maps').read_text()
+    assert setup_cuda.LIBRARY not in Path('/proc/self/maps').read_text()

@@ -7,7 +7,6 @@ from functools import partial
 import not_finite
 import pytest
 import torch
-import torch.nn.functional as F
 from attention import NAMES, Problem, draw_inputs, gradients, laid_out
 from golden import OPERATOR_CASES, expected, relative_error
 from hypothesis import given, settings
@@ -111,6 +110,7 @@ def random_problem(source: random.Random, dtype: torch.dtype) -> Problem:
     return Problem(batch, spatial, heads, head_dim, kernel_size, dilation, dtype, rpb, tuple(layouts), seed)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('dtype', DTYPES, ids=str)
 def test_against_float64_reference(worker, dtype):
     @settings(max_examples=40, deadline=None)
@@ -188,14 +188,7 @@ def test_what_is_not_finite_stays_where_the_mathematics_puts_it(
     worker, monkeypatch, number, spatial, kernel_size, dilation, place, dtype
 ):
     kernels = Kernels(worker)
-
-    def attend(query, key, value, *axes_and_rpb):
-        """With as many channels as the matrix kernels want."""
-        inputs = [F.pad(t, (0, 4)) for t in (query, key, value)]
-        output = kernels.attend(*inputs, *axes_and_rpb, scale=query.shape[-1] ** -0.5)
-        return output[..., : query.shape[-1]]
-
-    monkeypatch.setattr(not_finite, 'attend', attend)
+    monkeypatch.setattr(not_finite, 'attend', kernels.attend)
     for name, actual, wanted in not_finite.patterns(
         number, place, spatial, kernel_size, dilation, dtype=dtype
     ):

@@ -658,7 +658,6 @@ def segmentor_options(data):
     return options
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ('config', 'options'), [(RETINANET, detector_options), (PSPNET, segmentor_options)]
 )
@@ -698,7 +697,8 @@ def test_walk_is_resumed(tmp_path, capsys, monkeypatch):
     assert len(examined) == 2 and '1 ran (100.0%)' in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.alone
 def test_a_process_that_hangs_or_dies_costs_one_config(tmp_path):
     hanging, dying = tmp_path / 'hanging.py', tmp_path / 'dying.py'
     # Of a config with import statements some versions of mmengine only take note.

@@ -56,7 +56,7 @@ def test_baselines_train_all_they_have_from_nothing(pair):
     assert norms and all(norm.training for norm in norms)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures('capsys')
 def test_a_pair_is_trained_and_not_trained_again(tmp_path, monkeypatch):
     pair = replace(SEMANTIC_FPN, iterations=2, batch_size=2)

@@ -112,6 +112,7 @@ def check_segmentor(cfg, recipe):
     assert [flip.prob for flip in flips] == [0.0, 1.0]
 
 
+@pytest.mark.long
 def test_configs_metafiles_and_readmes_agree(capsys):
     check_zoo.main([])
     assert '42 models and 16 backbones agree' in capsys.readouterr().out

@@ -45,7 +45,9 @@ def check_prediction(cfg, result):
         assert result.pred_sem_seg.data.max() < 150 and result.seg_logits.data.isfinite().all()
 
 
-@pytest.mark.parametrize('config', CONFIGS)
+@pytest.mark.parametrize(
+    'config', [pytest.param(c, marks=() if c in CONFIGS[::12] else pytest.mark.long) for c in CONFIGS]
+)
 @pytest.mark.usefixtures('in_data')
 def test_trains_a_step_and_predicts(config):
     cfg = reduce(read_config(str(ROOT / config)))
@@ -54,6 +56,7 @@ def test_trains_a_step_and_predicts(config):
     check_prediction(cfg, predict_one(cfg, model))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     'config',
     [

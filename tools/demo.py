@@ -15,6 +15,7 @@ from pathlib import Path
 
 from launcher.config import read_config
 from launcher.errors import UserError, report_user_errors
+from launcher.processes import end_with_parent
 from make_demo_data import make_demo_data
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +55,7 @@ def run_tool(name: str, *arguments: str | Path) -> None:
     """Run another tool of this folder; raises UserError with its exit code if it fails."""
     command = [sys.executable, str(ROOT / 'tools' / name), *map(str, arguments)]
     print('$ python', Path('tools') / name, *arguments[:2], '...', flush=True)
-    code = subprocess.run(command).returncode
+    code = subprocess.run(command, preexec_fn=end_with_parent).returncode
     if code:
         raise UserError(f'tools/{name} ended with exit code {code}', 'see its messages above')
 
@@ -91,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('task', choices=DEMOS)
     demo = DEMOS[parser.parse_args(argv).task]
     start = time.monotonic()
+    if 'MAKELEVEL' in os.environ:
+        end_with_parent()  # make
     os.chdir(ROOT)
     check_work_dir(demo)
     make_demo_data(DATA, TRAIN_IMAGES, VAL_IMAGES, SEED)

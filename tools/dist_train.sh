@@ -11,7 +11,7 @@ MASTER_ADDR=${MASTER_ADDR:-"127.0.0.1"}
 TOOLS=$(dirname "$0")
 
 PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}" \
-torchrun \
+exec torchrun \
     --nnodes="$NNODES" \
     --node-rank="$NODE_RANK" \
     --master-addr="$MASTER_ADDR" \

@@ -6,6 +6,7 @@ import os.path as osp
 import tempfile
 from collections.abc import Callable, Sequence
 
+import launcher  # noqa: F401 - before torch
 import mmcv
 import numpy as np
 import torch

@@ -20,8 +20,10 @@ BUILD = ROOT / 'build/cuda'
 LIBRARY = '_CUDA.abi3.so'
 REPORT = 'resources.txt'
 OLDEST_NVCC = (12, 4)
-#: Compute capabilities compiled for, as far as nvcc knows them; of the last one PTX as well.
+#: Compute capabilities compiled for, as far as nvcc knows them.
 CAPABILITIES = ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0))
+#: Those with PTX, which the driver compiles for devices in between; the newest has it, too.
+PTX = ((9, 0),)
 CUDA_FOLDER = '/usr/local/cuda'
 LEAVE_OUT = 'or leave CUDA out with NATTEN_OPS_CUDA=0'
 
@@ -46,7 +48,7 @@ class Nvcc:
 
 
 def find_nvcc(variables: Mapping[str, str] = os.environ) -> Path | None:
-    """The nvcc of CUDA_HOME or CUDA_PATH, else of PATH or of /usr/local/cuda; None where there is none."""
+    """The nvcc of CUDA_HOME or CUDA_PATH, else of PATH or of /usr/local/cuda; None if there is none."""
     home = variables.get('CUDA_HOME') or variables.get('CUDA_PATH')
     if home:
         found = shutil.which('nvcc', path=f'{home}/bin')
@@ -57,7 +59,7 @@ def find_nvcc(variables: Mapping[str, str] = os.environ) -> Path | None:
 
 
 def ask_nvcc(path: Path) -> Nvcc:
-    """Version and compute capabilities of a compiler; raises BuildError where it does not run."""
+    """Version and compute capabilities of a compiler; raises BuildError if it does not run."""
     try:
         version, listed = (
             subprocess.run([path, option], capture_output=True, text=True, check=True).stdout
@@ -70,55 +72,60 @@ def ask_nvcc(path: Path) -> Nvcc:
         raise BuildError(f'{path} does not tell its version ({error}); repair it, {LEAVE_OUT}') from error
 
 
-def choose_nvcc(variables: Mapping[str, str] = os.environ, torch_is_rocm: bool = False) -> Nvcc | None:
-    """The compiler to build with; None where the library is to be left out.
+def choose_nvcc(torch_has_cuda: bool, variables: Mapping[str, str] = os.environ) -> Nvcc | None:
+    """The compiler to build with; None if the library is to be left out.
 
-    NATTEN_OPS_CUDA=0 leaves it out, and so does an environment without an nvcc that is new enough, or
-    with a torch for ROCm, unless NATTEN_OPS_CUDA=1 requires it.
+    By default it is built if torch has CUDA and an nvcc that is new enough is found. NATTEN_OPS_CUDA=1 builds
+    it in any case, NATTEN_OPS_CUDA=0 in none.
 
     Raises:
-        BuildError: where it is required and cannot be built.
+        BuildError: If it is required and cannot be built.
     """
     choice = variables.get('NATTEN_OPS_CUDA', '')
     if choice not in ('', '0', '1'):
         raise BuildError(
             f'NATTEN_OPS_CUDA must be 0 (leave CUDA out), 1 (require it) or unset, got {choice!r}'
         )
-    if choice == '0' or (choice == '' and torch_is_rocm):
+    if choice == '0' or (choice == '' and not torch_has_cuda):
         return None
     path = find_nvcc(variables)
+    nvcc = ask_nvcc(path) if path else None
+    if nvcc and nvcc.version >= OLDEST_NVCC:
+        return nvcc
     oldest = '.'.join(map(str, OLDEST_NVCC))
-    if path is None:
-        if choice == '1':
-            raise BuildError(
-                'NATTEN_OPS_CUDA=1 needs nvcc, which is not in CUDA_HOME or, where that is unset, on PATH'
-                f' or in {CUDA_FOLDER}; install CUDA {oldest} or newer, or correct CUDA_HOME'
-            )
-        return None
-    nvcc = ask_nvcc(path)
-    if nvcc.version < OLDEST_NVCC:
+    if nvcc:
         problem = f'{path} is of CUDA {nvcc.version[0]}.{nvcc.version[1]}, but {oldest} or newer is needed'
-        if choice == '1':
-            raise BuildError(f'{problem}; update CUDA, or set CUDA_HOME to a newer one')
-        print(f'note: natten_ops is built without CUDA: {problem}', flush=True)
-        return None
-    return nvcc
+        remedy = 'update CUDA, or set CUDA_HOME to a newer one'
+    else:
+        problem = f'nvcc is not in CUDA_HOME or, if that is unset, on PATH or in {CUDA_FOLDER}'
+        remedy = f'install CUDA {oldest} or newer, or correct CUDA_HOME'
+    if choice == '1':
+        raise BuildError(f'NATTEN_OPS_CUDA=1 cannot be done: {problem}; {remedy}')
+    print(f'note: natten_ops is built without CUDA: {problem}; {remedy}', flush=True)
+    return None
 
 
-def choose_architectures(nvcc: Nvcc, wanted: str = '') -> list[str]:
+def choose_architectures(
+    nvcc: Nvcc, wanted: str = '', visible: Sequence[tuple[int, int]] = ()
+) -> list[str]:
     """What to compile for, oldest first, written as in TORCH_CUDA_ARCH_LIST: '8.0', '9.0a', '12.0+PTX'.
 
     Args:
         nvcc: The compiler.
-        wanted: The value of TORCH_CUDA_ARCH_LIST; empty for :data:`CAPABILITIES`.
+        wanted: The value of TORCH_CUDA_ARCH_LIST; empty for the GPUs that are visible.
+        visible: Their compute capabilities. If there are none, or one that nvcc does not know, the library
+            is compiled for :data:`CAPABILITIES`, with PTX for those in :data:`PTX` and for the newest.
 
     Raises:
-        BuildError: where an entry cannot be read or compiled for, or none is new enough.
+        BuildError: If an entry cannot be read or compiled for, or none is new enough.
     """
     entries = re.split(r'[;,\s]+', wanted.strip()) if wanted.strip() else []
+    if not entries and visible and nvcc.capabilities.issuperset(visible):
+        entries = ['{}.{}'.format(*capability) for capability in sorted(set(visible))]
     if not entries:
         known = sorted(nvcc.capabilities.intersection(CAPABILITIES))
-        return [f'{major}.{minor}' for major, minor in known[:-1]] + ['{}.{}+PTX'.format(*known[-1])]
+        has_ptx = {*PTX, known[-1]}
+        return ['{}.{}'.format(*k) + '+PTX' * (k in has_ptx) for k in known]
     chosen = {}
     for entry in filter(None, entries):
         match = re.fullmatch(r'(\d+)\.(\d)([af]?)(\+PTX)?', entry)

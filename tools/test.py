@@ -9,6 +9,7 @@ from launcher.datasets import check_datasets
 from launcher.distributed import configure_distribution
 from launcher.errors import UserError, report_user_errors
 from launcher.models import build_model, check_num_classes
+from launcher.processes import end_together
 from launcher.registries import check_runtime_types
 from launcher.runner import build_runner
 from mmengine.config import Config
@@ -89,6 +90,7 @@ def _dump_predictions(runner: Runner, path: str) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Test the model of a config."""
     args = parse_args(argv)
+    end_together()
     forbid_unsafe_loading()
     cfg = load_config(args)
     require_fields(cfg, 'model', 'test_dataloader', 'test_cfg', 'test_evaluator')

@@ -17,6 +17,7 @@ from launcher.distributed import configure_distribution
 from launcher.errors import UserError, report_user_errors
 from launcher.memory import keep_freed_memory
 from launcher.models import build_model, check_num_classes
+from launcher.processes import end_together
 from launcher.registries import check_runtime_types
 from launcher.runner import build_runner
 from mmengine.config import Config
@@ -74,6 +75,7 @@ def check(cfg: Config) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Train the model of a config."""
     args = parse_args(argv)
+    end_together()
     keep_freed_memory()
     forbid_unsafe_loading()
     cfg = load_config(args)

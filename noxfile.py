@@ -1,7 +1,8 @@
-"""The one wheel beside every supported torch and Python: `make test-matrix`, or `nox -s "wheel-3.12(torch='2.11.0')"`.
+"""The one wheel beside every supported torch and Python: `make test-matrix`.
 
 A session makes an environment of its own, installs torch and dist/mmnat-*.whl there, and runs tests of the
-operator and the backbones outside of this folder, so that nothing but the wheel can be imported.
+operator and the backbones outside of this folder, so that nothing but the wheel can be imported. One alone:
+``nox -s "wheel-3.12(torch='2.11.0')"``.
 """
 
 import shutil
@@ -11,10 +12,10 @@ import nox
 
 ROOT = Path(__file__).parent
 OLDEST_TORCH, NEWEST_TORCH = '2.10.0', '2.14.1'
-# Every torch on one Python, and every Python with the oldest and the newest torch that has a build for it.
+# Every torch on one Python, and every Python with the oldest and the newest torch.
 COMBINATIONS = [
     *((python, NEWEST_TORCH) for python in ('3.10', '3.11', '3.12', '3.13', '3.14')),
-    *((python, OLDEST_TORCH) for python in ('3.10', '3.12', '3.13')),
+    *((python, OLDEST_TORCH) for python in ('3.10', '3.12', '3.13', '3.14')),
     *(('3.11', torch) for torch in (OLDEST_TORCH, '2.11.0', '2.12.0', '2.13.0')),
 ]
 TESTS = ('test_operator_*.py', 'test_attention_modules.py', 'test_backbones.py')

@@ -75,8 +75,8 @@ def ask_nvcc(path: Path) -> Nvcc:
 def choose_nvcc(torch_has_cuda: bool, variables: Mapping[str, str] = os.environ) -> Nvcc | None:
     """The compiler to build with; None if the library is to be left out.
 
-    By default it is built if torch has CUDA and an nvcc that is new enough is found. NATTEN_OPS_CUDA=1 builds
-    it in any case, NATTEN_OPS_CUDA=0 in none.
+    By default it is built if torch has CUDA and an nvcc that is new enough is found. NATTEN_OPS_CUDA=1
+    builds it in any case, NATTEN_OPS_CUDA=0 in none.
 
     Raises:
         BuildError: If it is required and cannot be built.

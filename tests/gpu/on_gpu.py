@@ -6,7 +6,7 @@ import torch
 from attention import NAMES, Problem, attend, draw_inputs, gradients, reference
 
 #: Largest difference allowed, over the largest value wanted where that exceeds 1.
-TOLERANCES = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
+TOLERANCES = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 2**-6, torch.float16: 1e-2}
 
 
 def to_gpu(tensor: torch.Tensor) -> torch.Tensor:

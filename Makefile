@@ -48,7 +48,7 @@ test-all: test wheel  ## run the long tests, too, all CUDA devices, sanitizers, 
 	$(EVERY_CORE) -m 'long and not alone'
 	$(PYTEST) -m 'alone and long'
 	$(MAKE) test-sanitize
-	$(NOX) -s "wheel-$$($(BIN)/python -c "import sys; print('{}.{}'.format(*sys.version_info))")(torch='2.10.0')"
+	$(NOX) -s "wheel(python='$$($(BIN)/python -c "import sys; print('{}.{}'.format(*sys.version_info))")', torch='2.10.0')"
 
 test-matrix: wheel  ## install the wheel beside every supported torch and Python and run the operator's tests there
 	$(NOX)
@@ -69,7 +69,7 @@ test-gpu:  ## run the tests that need a GPU, with torch, pytest, hypothesis and 
 wheel: setup  ## build dist/mmnat-*.whl: one for every Python and torch, CPU and all CUDA devices (minutes)
 	rm -rf build/lib* build/bdist* build/wheel dist
 	NATTEN_OPS_CUDA=1 TORCH_CUDA_ARCH_LIST= $(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w build/wheel .
-	$(BIN)/auditwheel repair --exclude 'libtorch*.so' --exclude 'libc10*.so' -w dist build/wheel/mmnat-*.whl
+	PATH=$(CURDIR)/$(BIN):$$PATH auditwheel repair --exclude 'libtorch*.so' --exclude 'libc10*.so' -w dist build/wheel/mmnat-*.whl
 	$(BIN)/abi3audit --strict dist/mmnat-*.whl
 
 benchmark-gpu: setup  ## time the operator on a GPU, into benchmarks/operator_cuda.csv

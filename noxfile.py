@@ -2,7 +2,7 @@
 
 A session makes an environment of its own, installs torch and dist/mmnat-*.whl there, and runs tests of the
 operator and the backbones outside of this folder, so that nothing but the wheel can be imported. One alone:
-``nox -s "wheel-3.12(torch='2.11.0')"``.
+``nox -s "wheel(python='3.11', torch='2.11.0')"``.
 """
 
 import shutil

@@ -54,14 +54,15 @@ test-matrix: wheel  ## install the wheel beside every supported torch and Python
 	$(NOX)
 
 # Sanitizers must be there before Python is, and the C++ library, whose exceptions they follow, with
-# them. Output is not captured: theirs would be lost with the program that they end.
+# them. Output is not captured: theirs would be lost with the program that they end. `python -m pytest` would
+# import the library that lies here.
 test-sanitize: setup  ## run the operator's tests with AddressSanitizer and UndefinedBehaviorSanitizer (GCC)
 	rm -rf build/sanitize
 	NATTEN_OPS_SANITIZE=1 $(BIN)/python setup.py -q build --build-lib build/sanitize --build-temp build/sanitize-temp
 	NATTEN_OPS_SANITIZE=1 PYTHONPATH=$(CURDIR)/build/sanitize \
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	$(EVERY_CORE) -vv --capture=sys $(SANITIZED)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -vv --capture=sys $(SANITIZED)
 
 test-gpu:  ## run the tests that need a GPU, with torch, pytest, hypothesis and numpy of PYTHON and libraries built in place
 	$(PYTHON) -m pytest -m gpu

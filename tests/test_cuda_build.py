@@ -175,6 +175,7 @@ def test_report_is_read():
         ('matrix_key_kernel<BackwardVariant<BFloat16, 128, 8> >', True),
         ('matrix_key_kernel<BackwardVariant<BFloat16, 32, 8> >', False),
         ('matrix_forward_kernel<ForwardVariant<Float16, 32, 8, 7> >', False),
+        ('small::small_query_kernel<small::Variant<Float16, 7, 6, 0> >', False),
     ],
 )
 def test_exempt_kernels(name, is_exempt):

@@ -169,6 +169,30 @@ def test_matrix_kernels_of_older_devices(worker, dtype, capability):
         assert kernels.covered == (capability >= 80 or dtype == torch.float16)
 
 
+@pytest.mark.parametrize(
+    ('spatial', 'kernel_size', 'dilation', 'head_dim', 'scale'),
+    [
+        ((7, 7), 7, 1, 32, None),  # no patch with centred windows, by queries or keys
+        ((14, 8), 7, 1, 32, -0.5),  # one row of patches with centred windows by queries
+        ((22, 18), 7, 1, 32, None),  # the first by keys
+        ((31, 33), 7, 1, 32, 1.0),  # tiles of three bands, cut at the end
+        ((50, 15), 7, 1, 16, None),  # better with axes exchanged
+        ((26, 53), 5, 1, 32, -1.0),
+        ((38, 19), 3, 1, 8, None),
+        ((45, 31), 5, 2, 24, 0.07),
+        ((29, 40), 3, 3, 32, 0.0),  # left to the other kernels
+    ],
+)
+@pytest.mark.parametrize('dtype', HALF, ids=str)
+def test_small_windows(worker, spatial, kernel_size, dilation, head_dim, scale, dtype):
+    """Patches with and without centred windows, in both layouts, with scales of all signs."""
+    for layouts in (('fused', 'fused', 'fused', 'contiguous'), ('contiguous',) * 4):
+        problem = Problem(
+            1, spatial, 2, head_dim, (kernel_size,) * 2, (dilation,) * 2, dtype, torch.float32, layouts
+        )
+        check(Kernels(worker, ORDERS[::2]), problem, scale)
+
+
 NAN, INFINITY = float('nan'), float('inf')
 
 
@@ -198,9 +222,12 @@ def test_what_is_not_finite_stays_where_the_mathematics_puts_it(
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16], ids=str)
 def test_offsets_beyond_32_bits(worker, dtype):
-    """Rows that lie 2**32 bytes apart give the same as rows in a row."""
+    """Rows that lie 2**32 bytes apart give the same as rows in a row.
+
+    The kernels for small windows leave such rows to the others, so the window is not square.
+    """
     query, key, value, grad = torch.randn(4, 1, 6, 5, 2, 8).to(dtype).unbind()
-    settings = (None, (3, 3), (2, 1), 1.0)
+    settings = (None, (3, 2), (2, 1), 1.0)
     near, far = Kernels(worker), Kernels(worker, far=True)
     output, logsumexp = near.forward(query, key, value, *settings)
     results = far.forward(query, key, value, *settings)

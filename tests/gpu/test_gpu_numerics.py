@@ -155,7 +155,7 @@ def test_repeats_are_bit_identical(spatial, dtype):
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.float32], ids=str)
 def test_offsets_beyond_32_bits(dtype):
-    """Rows that lie 2**30 numbers apart."""
+    """Rows that lie 2**30 numbers apart; those of kernels for small, square windows must not."""
     needed = 3 * 2**30 * dtype.itemsize
     if torch.cuda.mem_get_info()[0] < needed + 2**30:
         pytest.skip(f'{needed / 2**30:.0f} GiB of memory are not to be had')
@@ -169,5 +169,5 @@ def test_offsets_beyond_32_bits(dtype):
         assert a.stride(1) == 2**30
     for *inputs, grad in (far, near):
         inputs = [t.detach().requires_grad_() for t in inputs]
-        results.append(gradients(attend, inputs, grad, (3, 3), (1, 1)))
+        results.append(gradients(attend, inputs, grad, (3, 2), (1, 1)))
     assert_equal(*results)

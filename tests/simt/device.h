@@ -39,6 +39,8 @@
 
 namespace natten_ops::cuda {
 
+constexpr bool kIsOldDevice = false;
+
 namespace simt {
 
 constexpr int kWarp = 32;
@@ -143,6 +145,14 @@ void unpack(uint32_t word, float& low, float& high) {
   high = widen(Element{static_cast<uint16_t>(word >> 16)});
 }
 
+template <typename Element>
+uint32_t add_zero_times(uint32_t word, uint32_t sum) {
+  float numbers[2], sums[2];
+  unpack<Element>(word, numbers[0], numbers[1]);
+  unpack<Element>(sum, sums[0], sums[1]);
+  return pack<Element>(sums[0] + numbers[0] * 0, sums[1] + numbers[1] * 0);
+}
+
 inline int thread_index() { return simt::here.thread; }
 inline int block_index() { return simt::here.block; }
 inline int block_count() { return simt::here.blocks; }
@@ -184,6 +194,11 @@ float exp2_of(float x);
 double exp2_of(double x);
 float log2_of(float x);
 double log2_of(double x);
+inline float fast_log2(float x) { return log2_of(x); }
+inline float fast_reciprocal(float x) { return 1 / x; }
+inline float larger(float x, float y) { return std::fmax(x, y); }
+
+inline void prefetch(const void*) {}
 
 inline void copy_async_16(void* shared, const void* global, bool valid,
                           NATTEN_OPS_SIMT_CALL("copy_async_16")) {
@@ -208,6 +223,8 @@ inline void load_matrices_transposed(uint32_t (&words)[4], const void* row,
 // NATTEN_OPS_SIMT_CAPABILITY of the environment, or 90.
 int compute_capability();
 int64_t shared_memory_limit();
+constexpr int64_t kReservedShared = 1024;
+int64_t shared_memory_of_multiprocessor();
 
 template <typename Element>
 void multiply_add(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,

@@ -419,6 +419,7 @@ int compute_capability() {
 }
 
 int64_t shared_memory_limit() { return (compute_capability() < 80 ? 64 : 227) << 10; }
+int64_t shared_memory_of_multiprocessor() { return shared_memory_limit() + kReservedShared; }
 
 }  // namespace natten_ops::cuda
 

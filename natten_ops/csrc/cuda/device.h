@@ -20,6 +20,14 @@
 
 namespace natten_ops::cuda {
 
+// Compiled for a device before compute capability 8.0, with a quarter of the shared memory of
+// others.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr bool kIsOldDevice = true;
+#else
+constexpr bool kIsOldDevice = false;
+#endif
+
 // Numbers in memory of 16 bits.
 struct Float16 {
   uint16_t bits;
@@ -64,7 +72,33 @@ NATTEN_OPS_DEVICE void unpack(uint32_t word, float& low, float& high) {
   high = widen(Element{static_cast<uint16_t>(word >> 16)});
 }
 
-NATTEN_OPS_DEVICE int thread_index() { return threadIdx.x; }
+// sum + 0 * two numbers of 16 bits: zeros as long as all of them are finite. BFloat16 needs compute
+// capability 8.0.
+template <typename Element>
+NATTEN_OPS_DEVICE uint32_t add_zero_times(uint32_t word, uint32_t sum) {
+  uint32_t result = sum;
+  if constexpr (__is_same(Element, Float16)) {
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(word), "r"(0), "r"(sum));
+  } else {
+#if __CUDA_ARCH__ >= 800
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(word), "r"(0), "r"(sum));
+#endif
+  }
+  return result;
+}
+
+// A file that defines NATTEN_OPS_THREAD_INDEX_ANEW has what follows from the index computed where
+// it is needed, instead of kept in registers.
+NATTEN_OPS_DEVICE int thread_index() {
+#ifdef NATTEN_OPS_THREAD_INDEX_ANEW
+  unsigned index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+#else
+  const unsigned index = threadIdx.x;
+#endif
+  __builtin_assume(index < 1024);  // so that quotients need not care for negative numbers
+  return static_cast<int>(index);
+}
 NATTEN_OPS_DEVICE int block_index() { return blockIdx.x; }
 NATTEN_OPS_DEVICE int block_count() { return gridDim.x; }
 
@@ -99,14 +133,35 @@ NATTEN_OPS_DEVICE double exp2_of(double x) { return exp2(x); }
 NATTEN_OPS_DEVICE float log2_of(float x) { return log2f(x); }
 NATTEN_OPS_DEVICE double log2_of(double x) { return log2(x); }
 
+// log2(x) and 1 / x, fast, for x from 1 to 100: to 2^-22 and to 1 ulp.
+NATTEN_OPS_DEVICE float fast_log2(float x) {
+  float logarithm;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(logarithm) : "f"(x));
+  return logarithm;
+}
+NATTEN_OPS_DEVICE float fast_reciprocal(float x) {
+  float reciprocal;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(x));
+  return reciprocal;
+}
+// The larger number; the other one where one is NaN.
+NATTEN_OPS_DEVICE float larger(float x, float y) { return fmaxf(x, y); }
+
+// The cache line at an address of global memory will be needed.
+NATTEN_OPS_DEVICE void prefetch(const void* global) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
+}
+
 // 16 bytes from global to shared memory, both 16-byte aligned; zeros where `valid` is false, when
 // `global` is not read. Written when copy_async_wait and then a barrier have passed.
 NATTEN_OPS_DEVICE void copy_async_16(void* shared, const void* global, bool valid) {
 #if __CUDA_ARCH__ >= 800
   const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global),
-               "r"(valid ? 16 : 0)
-               : "memory");
+  asm volatile(
+      "{.reg .pred skip; setp.eq.u32 skip, %2, 0; cp.async.cg.shared.global [%0], [%1], 16, "
+      "skip;}" ::"r"(to),
+      "l"(global), "r"(uint32_t(valid))
+      : "memory");
 #else
   uint4 words = {0, 0, 0, 0};
   if (valid) words = *static_cast<const uint4*>(global);
@@ -202,14 +257,29 @@ inline int64_t shared_memory_limit() {
   return bytes;
 }
 
+// Bytes that the blocks of one multiprocessor share, each of which takes kReservedShared more than
+// it was launched with.
+constexpr int64_t kReservedShared = 1024;
+inline int64_t shared_memory_of_multiprocessor() {
+  int device = 0, bytes = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device) !=
+          cudaSuccess) {
+    return 64 << 10;
+  }
+  return bytes;
+}
+
 // Puts kernel(arguments...) on the stream: `blocks` blocks (1 to 2^31 - 1) of `threads` threads
 // with `shared_bytes` of shared memory each. Returns null, or the error in words.
 template <typename... Parameters, typename... Arguments>
 const char* launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
                    void* stream, const Arguments&... arguments) {
   if (shared_bytes > (48 << 10)) {
-    const cudaError_t error = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+    // Always the same number: threads may launch the kernel with different sizes at one time.
+    const cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(shared_memory_limit()));
     if (error != cudaSuccess) {
       cudaGetLastError();
       return cudaGetErrorString(error);

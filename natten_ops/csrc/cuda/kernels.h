@@ -1,4 +1,4 @@
-// The two families of kernels that run.cu chooses from. Each launches what it needs on the stream
+// The three families of kernels that run.cu chooses from. Each launches what it needs on the stream
 // and returns null, or what is wrong, in words.
 #pragma once
 
@@ -21,5 +21,13 @@ bool matrix_covers(const BackwardCall& call);
 const char* matrix_forward(const ForwardCall& call, void* stream);
 const char* matrix_backward(const BackwardCall& call, void* stream);
 int64_t matrix_backward_scratch(const BackwardCall& call);
+
+// On tensor cores, faster: what the matrix kernels cover with windows of 3, 5 or 7 keys on both
+// axes, head_dim up to 32 and a scale that is not zero.
+bool small_covers(const ForwardCall& call);
+bool small_covers(const BackwardCall& call);
+const char* small_forward(const ForwardCall& call, void* stream);
+const char* small_backward(const BackwardCall& call, void* stream);
+int64_t small_backward_scratch(const BackwardCall& call);
 
 }  // namespace natten_ops::cuda

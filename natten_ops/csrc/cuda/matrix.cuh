@@ -317,6 +317,26 @@ struct alignas(16) Words {
   uint32_t words[4];
 };
 
+// Thread c of each four, 4 g + c, gets word c of all four.
+NATTEN_OPS_DEVICE Words transpose_words(const uint32_t (&own)[4]) {
+  const int c = thread_index() % 4;
+  uint32_t pairs[4];
+  NATTEN_OPS_UNROLL
+  for (int i = 0; i < 4; i += 2) {
+    const uint32_t received = shuffle_xor(c % 2 ? own[i] : own[i + 1], 1);
+    pairs[i] = c % 2 ? received : own[i];
+    pairs[i + 1] = c % 2 ? own[i + 1] : received;
+  }
+  Words whole;
+  NATTEN_OPS_UNROLL
+  for (int i = 0; i < 2; ++i) {
+    const uint32_t received = shuffle_xor(c / 2 ? pairs[i] : pairs[i + 2], 2);
+    whole.words[i] = c / 2 ? received : pairs[i];
+    whole.words[i + 2] = c / 2 ? pairs[i + 2] : received;
+  }
+  return whole;
+}
+
 // Rounds the sums of a patch's tokens, times a factor each, and stores them. Threads of one token
 // exchange what they have so that each stores 16 bytes at once.
 template <typename Element, int kDim, int kRows>
@@ -334,21 +354,7 @@ NATTEN_OPS_DEVICE void store_patch(const Problem& problem, const Tile& tile,
         own[i] = pack<Element>(sums[first + i][2 * e] * factors[e],
                                sums[first + i][2 * e + 1] * factors[e]);
       }
-      // A 4 x 4 transposition: thread c gets word c of threads 0 to 3.
-      uint32_t pairs[4];
-      NATTEN_OPS_UNROLL
-      for (int i = 0; i < 4; i += 2) {
-        const uint32_t received = shuffle_xor(c % 2 ? own[i] : own[i + 1], 1);
-        pairs[i] = c % 2 ? received : own[i];
-        pairs[i + 1] = c % 2 ? own[i + 1] : received;
-      }
-      Words whole;
-      NATTEN_OPS_UNROLL
-      for (int i = 0; i < 2; ++i) {
-        const uint32_t received = shuffle_xor(c / 2 ? pairs[i] : pairs[i + 2], 2);
-        whole.words[i] = c / 2 ? received : pairs[i];
-        whole.words[i + 2] = c / 2 ? pairs[i + 2] : received;
-      }
+      const Words whole = transpose_words(own);
       const int chunk = first + c;
       if (patch.owns[e] && 8 * chunk < problem.head_dim) {
         *reinterpret_cast<Words*>(

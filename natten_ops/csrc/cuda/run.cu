@@ -15,16 +15,20 @@ bool is_empty(const Problem& problem) {
 int64_t backward_scratch(const BackwardCall& call) {
   const int64_t scalar = scalar_backward_scratch(call);
   const int64_t matrix = matrix_covers(call) ? matrix_backward_scratch(call) : 0;
-  return scalar > matrix ? scalar : matrix;
+  const int64_t small = small_covers(call) ? small_backward_scratch(call) : 0;
+  const int64_t most = matrix > small ? matrix : small;
+  return scalar > most ? scalar : most;
 }
 
 const char* forward(const ForwardCall& call, void* stream) {
   if (is_empty(call.problem)) return nullptr;
+  if (small_covers(call)) return small_forward(call, stream);
   return matrix_covers(call) ? matrix_forward(call, stream) : scalar_forward(call, stream);
 }
 
 const char* backward(const BackwardCall& call, void* stream) {
   if (is_empty(call.problem)) return nullptr;
+  if (small_covers(call)) return small_backward(call, stream);
   return matrix_covers(call) ? matrix_backward(call, stream) : scalar_backward(call, stream);
 }
 

@@ -409,7 +409,7 @@ const char* scalar_backward(const BackwardCall& original, void* stream) {
         launch(scalar_key_kernel<V>, key_chunks * problem.heads, kThreads, 0, stream, parameters);
     if (error || !call.grad_bias) return error;
     if (has_tables) {
-      return sum_tables(static_cast<const T*>(parameters.block_sums), slots, entries,
+      return sum_tables(static_cast<T*>(parameters.block_sums), slots, entries,
                         static_cast<T*>(call.grad_bias), stream);
     }
     return launch(scalar_entry_kernel<typename V::Element>, entries, kThreads,

@@ -6,32 +6,46 @@
 namespace natten_ops::cuda {
 
 constexpr int kSumThreads = 256;
+constexpr int kTablesOfBlock = 128;  // that one block adds up
 
-// 32 entries a block; each of its warps adds every eighth table, the first warp then what they
-// have.
+// A block has 32 entries and kTablesOfBlock tables, every `stride`th; each of its warps adds every
+// eighth table, the first warp then what they have. Goes to `to`, or into the first of the block's
+// tables where that is null.
 template <typename T>
 NATTEN_OPS_KERNEL(kSumThreads, 1)
-table_sum_kernel(const T* tables, int64_t count, int64_t entries, T* to) {
+table_sum_kernel(T* tables, int64_t count, int64_t entries, int64_t stride, T* to) {
   constexpr int kWarps = kSumThreads / 32;
   const int lane = thread_index() % 32, warp = thread_index() / 32;
-  const int64_t entry = int64_t(block_index()) * 32 + lane;
+  const int64_t parts = (entries + 31) / 32;
+  const int64_t entry = block_index() % parts * 32 + lane;
+  const int64_t begin = block_index() / parts * kTablesOfBlock;
+  const int64_t end = begin + kTablesOfBlock < count ? begin + kTablesOfBlock : count;
   double* sums = reinterpret_cast<double*>(shared_memory());
   double sum = 0;
-  for (int64_t table = warp; entry < entries && table < count; table += kWarps) {
-    sum += tables[table * entries + entry];
+  NATTEN_OPS_UNROLL
+  for (int i = 0; i < kTablesOfBlock / kWarps; ++i) {
+    const int64_t table = begin + i * kWarps + warp;
+    if (entry < entries && table < end) sum += tables[table * stride * entries + entry];
   }
   sums[warp * 32 + lane] = sum;
   block_barrier();
   if (warp != 0 || entry >= entries) return;
   for (int other = 1; other < kWarps; ++other) sum += sums[other * 32 + lane];
-  to[entry] = static_cast<T>(sum);
+  (to ? to : tables + begin * stride * entries)[entry] = static_cast<T>(sum);
 }
 
-// to (entries) = the sum of tables (count, entries).
+// to (entries) = the sum of tables (count, entries), which changes.
 template <typename T>
-const char* sum_tables(const T* tables, int64_t count, int64_t entries, T* to, void* stream) {
-  return launch(table_sum_kernel<T>, (entries + 31) / 32, kSumThreads, kSumThreads * sizeof(double),
-                stream, tables, count, entries, to);
+const char* sum_tables(T* tables, int64_t count, int64_t entries, T* to, void* stream) {
+  const int64_t parts = (entries + 31) / 32;
+  for (int64_t stride = 1;; stride *= kTablesOfBlock) {
+    const int64_t blocks = (count + kTablesOfBlock - 1) / kTablesOfBlock;
+    const char* error =
+        launch(table_sum_kernel<T>, blocks * parts, kSumThreads, kSumThreads * sizeof(double),
+               stream, tables, count, entries, stride, blocks == 1 ? to : nullptr);
+    if (error || blocks == 1) return error;
+    count = blocks;
+  }
 }
 
 }  // namespace natten_ops::cuda

@@ -1,0 +1,751 @@
+// The backward pass for small windows, two kernels as in matrix_backward.cu: small.cuh says how.
+// With P = exp(logit - logsumexp), products of grad_output and value start from -delta, so that
+// D = P (grad_output . value - delta) is a product of two results.
+//
+// The gradient of the bias: in patches with centred windows the same number of a thread's is always
+// for the same entry, so their sums stay in registers from patch to patch. Other patches add theirs
+// to a table of their warp. A block leaves a table of all of its tile's, and a last kernel adds the
+// tables up, always in the same order.
+//
+// Shared memory of a block: keys and values (by queries) or queries and grad_output (by keys) of
+// its region; bias pairs and rows of -infinity as in the forward; by queries the tables of the
+// bias' gradient, one a warp; by keys logsumexp and delta of the region.
+#define NATTEN_OPS_THREAD_INDEX_ANEW
+#include "small.cuh"
+#include "table_sum.cuh"
+
+namespace natten_ops::cuda {
+
+namespace small {
+
+namespace {
+
+// With 6 warps in each of two blocks a thread has 168 registers.
+constexpr int kBackwardWarps = 6;
+
+namespace by_queries {
+enum : int {
+  kQuery,
+  kKey,
+  kValue,
+  kOutput,
+  kGradOutput,
+  kGradQuery,
+  kLogsumexp,
+  kDelta,
+  kTensors,
+};
+}  // namespace by_queries
+
+struct QueryParameters {
+  Common common;
+  Tensor tensors[by_queries::kTensors];
+  float* block_sums;  // (slots, heads, bias_size), or null
+};
+
+namespace by_keys {
+enum : int {
+  kQuery,
+  kKey,
+  kValue,
+  kGradOutput,
+  kGradKey,
+  kGradValue,
+  kLogsumexp,
+  kDelta,
+  kTensors,
+};
+}  // namespace by_keys
+
+struct KeyParameters {
+  Common common;
+  Tensor tensors[by_keys::kTensors];
+};
+
+template <typename V>
+constexpr int kTableNumbers = (2 * V::kSize - 1) * (2 * V::kSize - 1);
+
+// After a region's row, by keys: logsumexp, in units of log(2), and -delta of its tokens.
+constexpr int kNumberBytes = kPitch * int(sizeof(Two));
+static_assert(kNumberBytes % 16 == 0);
+
+template <typename V>
+int64_t region_bytes(const Tiling& tiling) {
+  return int64_t(tiling.region[0]) * V::kStride * sizeof(typename V::Element);
+}
+// By queries, the tables come before the region.
+template <typename V>
+constexpr int kTableBytes = (V::kWarps * kTableNumbers<V> * int(sizeof(float)) + 15) / 16 * 16;
+template <typename V>
+int64_t query_bytes(const Tiling& tiling) {
+  return kSharedBytes<V> + kTableBytes<V> + region_bytes<V>(tiling);
+}
+template <typename V>
+int64_t key_bytes(const Tiling& tiling) {
+  return kSharedBytes<V> + region_bytes<V>(tiling);
+}
+
+// ---- By queries ----
+
+// Where the gradients of a patch's logits belong in a warp's table of the bias.
+struct Entries {
+  int first[2];    // of the thread's tokens: the entry at row 0, column 2 c of the products
+  uint32_t rows;   // as in Start
+  bool has[2][2];  // token e exists, and column 2 c + f is a partner's
+
+  template <int kSize>
+  static NATTEN_OPS_DEVICE Entries at(const Own& own, int begin_row, int begin_column,
+                                      uint32_t rows, const Span (&of_columns)[2]) {
+    Entries entries;
+    const int column = begin_column + thread_index() % 4 * 2;
+    NATTEN_OPS_UNROLL
+    for (int e = 0; e < 2; ++e) {
+      entries.first[e] =
+          (begin_row - own.row + kSize - 1) * (2 * kSize - 1) + column - own.columns[e] + kSize - 1;
+      NATTEN_OPS_UNROLL
+      for (int f = 0; f < 2; ++f) {
+        entries.has[e][f] =
+            own.exists[e] && column + f >= of_columns[e].first && column + f <= of_columns[e].last;
+      }
+    }
+    entries.rows = rows;
+    return entries;
+  }
+  // Adds the numbers of row i of the products. No two threads have the same entry for one of their
+  // two tokens; they take turns with the tokens.
+  template <int kSize>
+  NATTEN_OPS_DEVICE void add(int i, const float (&numbers)[4], float* table) const {
+    NATTEN_OPS_UNROLL
+    for (int e = 0; e < 2; ++e) {
+      NATTEN_OPS_UNROLL
+      for (int f = 0; f < 2; ++f) {
+        if (has[e][f] && rows >> i & 1) {
+          table[first[e] + i * (2 * kSize - 1) + f] += numbers[2 * e + f];
+        }
+      }
+      warp_barrier();
+    }
+  }
+};
+
+// Sums of the gradients of logits, in the order of products' results. Of the rows of products that
+// are kSize apart, one is in the window of a thread's token; so kSize rows of numbers suffice.
+template <int kSize>
+using BiasSums = float[kSize][4];
+
+// Adds a warp's sums over patches with centred windows to its table; `memory` is for kSize * 128
+// numbers.
+template <int kSize>
+NATTEN_OPS_DEVICE void add_to_table(const BiasSums<kSize>& sums, float* memory, float* table) {
+  const int lane = thread_index() % 32;
+  NATTEN_OPS_UNROLL
+  for (int i = 0; i < kSize; ++i) {
+    Four four;
+    NATTEN_OPS_UNROLL
+    for (int j = 0; j < 4; ++j) four.numbers[j] = sums[i][j];
+    *reinterpret_cast<Four*>(memory + 128 * i + 4 * lane) = four;
+  }
+  warp_barrier();
+  for (int key = lane; key < kSize * kSize; key += 32) {
+    const int down = key / kSize, across = key % kSize;
+    float sum = 0;
+    NATTEN_OPS_UNROLL
+    for (int g = 0; g < 8; ++g) {
+      NATTEN_OPS_UNROLL
+      for (int e = 0; e < 2; ++e) {
+        const int c = (across + e) / 2, f = (across + e) % 2;
+        sum += memory[128 * ((down + g) % kSize) + 4 * (4 * g + c) + 2 * e + f];
+      }
+    }
+    table[(down + kSize / 2) * (2 * kSize - 1) + across + kSize / 2] += sum;
+  }
+}
+
+// Does the bands of a tile again whose bits are set, all but the gradient of the bias.
+template <typename V>
+NATTEN_OPS_DEVICE void visit_keys_carefully(const QueryParameters& parameters, uint32_t again) {
+  using namespace by_queries;
+  using Element = typename V::Element;
+  const Common& common = parameters.common;
+  uint32_t slot = block_index() ^ common.nothing;
+  const int head = split_head(common, slot);
+  Tile tile;
+  find_tile(common, head, slot, tile);
+  const int first_row = partners<V::kSize, true>(tile.begin[0], tile.count[0]).first;
+  const int first_column = partners<V::kSize, true>(tile.begin[1], tile.count[1]).first;
+  const Element* keys =
+      reinterpret_cast<const Element*>(shared_memory() + kSharedBytes<V> + kTableBytes<V>);
+  const Element* values = keys + kRowElements;
+  const auto plane = [&](int tensor) {
+    return Plane<const Element>{parameters.tensors[tensor], tensor};
+  };
+  const Plane<const float> logsumexps = {parameters.tensors[kLogsumexp], kLogsumexp};
+  const Plane<Element> grad_queries = {parameters.tensors[kGradQuery], kGradQuery};
+  for (int token = 0; token < 16 * kMostBands; ++token) {
+    const int row = tile.begin[0] + token / 2;
+    const int column = tile.begin[1] + thread_index() / 32 * 2 + token % 2;
+    const bool is_wanted = again >> token / 16 & 1;
+    if (!is_wanted || row >= tile.end[0] || column >= tile.end[1]) continue;
+    const Span down = partners<V::kSize, true>(row, tile.count[0]);
+    const Span across = partners<V::kSize, true>(column, tile.count[1]);
+    const float query = channel_of(common, plane(kQuery), row, column);
+    const float grad_output = channel_of(common, plane(kGradOutput), row, column);
+    const float output = channel_of(common, plane(kOutput), row, column);
+    const float delta = sum_of_warp(grad_output * output);
+    const float logsumexp = *logsumexps.at(row, column) * kLog2e;
+    float grad_query = 0;
+    for (int i = down.first; i <= down.last; ++i) {
+      for (int j = across.first; j <= across.last; ++j) {
+        const float key = channel_of<V>(keys, i - first_row, j - first_column);
+        const float value = channel_of<V>(values, i - first_row, j - first_column);
+        const float product = sum_of_warp(query * key);
+        const float weight =
+            exp2_of(logit_of<V::kSize>(common, head, product, i - row, j - column) - logsumexp);
+        grad_query += weight * (sum_of_warp(grad_output * value) - delta) * key;
+      }
+    }
+    store_channel(common, grad_queries, row, column,
+                  grad_query * static_cast<float>(common.problem.scale));
+  }
+}
+
+// The gradients of a patch's queries; adds those of the logits to `bias_sums`. Returns whether all
+// are finite.
+template <typename V>
+NATTEN_OPS_DEVICE bool visit_keys(const QueryParameters& parameters, const Own& own,
+                                  const Start& start, const Partners<V>& keys_and_values,
+                                  BiasSums<V::kSize>& bias_sums) {
+  using namespace by_queries;
+  using Element = typename V::Element;
+  const Common& common = parameters.common;
+  const int g = thread_index() % 32 / 4, c = thread_index() % 4;
+  const auto read = [&](int tensor) {
+    const Plane<const Element> plane = {parameters.tensors[tensor], tensor};
+    return Cursor<const Element>(common, plane, own).read(plane.tensor, own);
+  };
+  const Channels outputs = read(kOutput);
+  uint32_t queries[2][4], grad_outputs[2][4];
+  as_patch(common, read(kQuery), common.signs, queries);
+  as_patch(common, read(kGradOutput), 0, grad_outputs);
+  const Plane<const float> logsumexps = {parameters.tensors[kLogsumexp], kLogsumexp};
+  float logsumexp[2], delta[2];
+  NATTEN_OPS_UNROLL
+  for (int e = 0; e < 2; ++e) {
+    logsumexp[e] = *logsumexps.at(own.row, own.columns[e]) * kLog2e;
+    // On the diagonal of a product is that of each token with itself.
+    float products[4] = {};
+    const uint32_t (&words)[4] = outputs.tokens[e].words;
+    multiply_add<Element>(products, grad_outputs[0], words[0], words[1]);
+    multiply_add<Element>(products, grad_outputs[1], words[2], words[3]);
+    delta[e] = shuffle(g % 2 ? products[2 * e + 1] : products[2 * e], 4 * g + g / 2);
+  }
+  if (c == 0 ? own.exists[0] : c == 1 && own.exists[1]) {
+    *Plane<float>{parameters.tensors[kDelta], kDelta}.at(
+        own.row, c ? own.columns[1] : own.columns[0]) = c ? delta[1] : delta[0];
+  }
+
+  float grad_queries[4][4];
+  clear(grad_queries);
+  NATTEN_OPS_UNROLL
+  for (int i = 0; i < V::kRows; i += 2) {
+    float grads[2][4];
+    NATTEN_OPS_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      float logits[4];
+      start.load(i + h, logits);
+      keys_and_values.template multiply<0>(queries, i + h, logits);
+      float grad_weights[4] = {-delta[0], -delta[0], -delta[1], -delta[1]};
+      keys_and_values.template multiply<1>(grad_outputs, i + h, grad_weights);
+      NATTEN_OPS_UNROLL
+      for (int j = 0; j < 4; ++j) {
+        grads[h][j] = exp2_of(logits[j] * common.log2_scale - logsumexp[j / 2]) * grad_weights[j];
+      }
+      if (start.rows >> (i + h) & 1) {
+        NATTEN_OPS_UNROLL
+        for (int j = 0; j < 4; ++j) bias_sums[(i + h) % V::kSize][j] += grads[h][j];
+      }
+    }
+    uint32_t weights[4];
+    as_weights<Element>(grads[0], grads[1], weights);
+    keys_and_values.template accumulate<0>(weights, i, grad_queries);
+  }
+  const float factors[2] = {static_cast<float>(common.problem.scale),
+                            static_cast<float>(common.problem.scale)};
+  const Plane<Element> plane = {parameters.tensors[kGradQuery], kGradQuery};
+  return store_tokens(common, plane.tensor, Cursor<Element>(common, plane, own), own, grad_queries,
+                      factors);
+}
+
+template <typename V>
+NATTEN_OPS_KERNEL(V::kThreads, kBlocks)
+small_query_kernel(const QueryParameters parameters) {
+  using namespace by_queries;
+  using Element = typename V::Element;
+  constexpr int kSize = V::kSize;
+  const Common& common = parameters.common;
+  const int warp = thread_index() / 32, region_rows = common.tiling.region[0];
+  float* tables = reinterpret_cast<float*>(shared_memory() + kSharedBytes<V>);
+  float* table = tables + warp * kTableNumbers<V>;
+  Element* region = reinterpret_cast<Element*>(shared_memory() + kSharedBytes<V> + kTableBytes<V>);
+  for (int i = thread_index() % 32; i < kTableNumbers<V>; i += 32) table[i] = 0;
+  Bands bands = {0, 0};
+  {
+    uint32_t slot = block_index();
+    const int head = split_head(common, slot);
+    Tile tile;
+    // Where there is no tile, the block has zeros for the gradient of the bias.
+    if (find_tile(common, head, slot, tile)) {
+      const Span rows = partners<kSize, true>(tile, 0, tile.begin[0], tile.end[0] - tile.begin[0]);
+      const Span columns =
+          partners<kSize, true>(tile, 1, tile.begin[1], tile.end[1] - tile.begin[1]);
+      find_planes(parameters.tensors, tile);
+      block_barrier();
+      copy_rows<V>(common, rows, columns, {parameters.tensors[kKey], kKey}, 0, region_rows, region);
+      copy_rows<V>(common, rows, columns, {parameters.tensors[kValue], kValue}, 0, region_rows,
+                   region + kRowElements);
+      copy_async_commit();
+      const int column = tile.begin[1] + 2 * warp;
+      bands = Bands::at<kSize, true>(tile, column);
+      for (int band = 0; (bands.centred | bands.others) >> band; ++band) {
+        const Own own(tile, tile.begin[0] + 8 * band, column);
+        for (const int tensor : {kQuery, kGradOutput, kOutput}) {
+          const Plane<const Element> plane = {parameters.tensors[tensor], tensor};
+          Cursor<const Element>(common, plane, own).prefetch_tokens(plane.tensor, own);
+        }
+      }
+      make_centred_pair<V, true>(common, head);
+      if (bands.others) {
+        const int own_columns[2] = {column, column + 1 < tile.end[1] ? column + 1 : column};
+        const Span of_columns[2] = {partners<kSize, true>(own_columns[0], tile.count[1]),
+                                    partners<kSize, true>(own_columns[1], tile.count[1])};
+        make_pair<kSize, true>(common, head, own_columns, of_columns, of_columns[0].first,
+                               thread_index() % 32, 32, own_pair<V>());
+      }
+      copy_async_wait<0>();
+      block_barrier();
+
+      for (int band = 0; bands.others >> band; ++band) {
+        if ((bands.others >> band & 1) == 0) continue;
+        const int row = tile.begin[0] + 8 * band;
+        const Own own(tile, row, column);
+        const Span of_columns[2] = {partners<kSize, true>(own.columns[0], tile.count[1]),
+                                    partners<kSize, true>(own.columns[1], tile.count[1])};
+        const int begin = partners<kSize, true>(row, tile.count[0]).first;
+        const Start start = Start::at<V>(own_pair<V>(), own.row, begin,
+                                         partners<kSize, true>(own.row, tile.count[0]));
+        const Partners<V> keys_and_values(region, begin - rows.first,
+                                          of_columns[0].first - columns.first);
+        BiasSums<kSize> bias_sums;
+        clear(bias_sums);
+        const bool finite = visit_keys<V>(parameters, own, start, keys_and_values, bias_sums);
+        const Entries entries =
+            Entries::at<kSize>(own, begin, of_columns[0].first, start.rows, of_columns);
+        NATTEN_OPS_UNROLL
+        for (int i = 0; i < V::kRows; ++i) {
+          entries.add<kSize>(i, bias_sums[i % kSize], table);
+        }
+        repeat_unless(finite, band);
+      }
+    }
+  }
+
+  // Then the patches with centred windows. They have nothing in common with the others that would
+  // stay in registers.
+  BiasSums<kSize> bias_sums;
+  clear(bias_sums);
+  if (bands.centred) {
+    uint32_t slot = block_index() ^ common.nothing;
+    const int head = split_head(common, slot);
+    Tile tile;
+    find_tile(common, head, slot, tile);
+    const int column = tile.begin[1] + 2 * warp, first_row = tile.begin[0];
+    const int region_row =
+        first_row - kSize / 2 - partners<kSize, true>(first_row, tile.count[0]).first;
+    const int region_column =
+        column - kSize / 2 - partners<kSize, true>(tile.begin[1], tile.count[1]).first;
+    for (int band = 0; bands.centred >> band; ++band) {
+      if ((bands.centred >> band & 1) == 0) continue;
+      const Own own(first_row + 8 * band, column);
+      const int begin = first_row + 8 * band - kSize / 2;
+      const Start start =
+          Start::at<V>(centred_pair(), own.row, begin, {own.row - kSize / 2, own.row + kSize / 2});
+      const Partners<V> keys_and_values(region, region_row + 8 * band, region_column);
+      const bool finite = visit_keys<V>(parameters, own, start, keys_and_values, bias_sums);
+      repeat_unless(finite, band);
+    }
+  }
+  const uint32_t again = bands.centred | bands.others ? bands_to_repeat() : 0;
+  if (again) visit_keys_carefully<V>(parameters, again);
+
+  if (!parameters.block_sums) return;
+  block_barrier();  // the region is no longer needed
+  add_to_table<kSize>(bias_sums, reinterpret_cast<float*>(region) + warp * kSize * 128, table);
+  block_barrier();
+  float* sums = parameters.block_sums + int64_t(block_index()) * kTableNumbers<V>;
+  for (int i = thread_index(); i < kTableNumbers<V>; i += V::kThreads) {
+    float sum = 0;
+    for (int other = 0; other < V::kWarps; ++other) sum += tables[other * kTableNumbers<V> + i];
+    const int down = i / (2 * kSize - 1), across = i % (2 * kSize - 1);
+    sums[down * common.bias_step[0] + across * common.bias_step[1]] = sum;
+  }
+}
+
+// ---- By keys ----
+
+// Those of the tokens of a region's row.
+template <typename V>
+NATTEN_OPS_DEVICE const Two* numbers_of(const typename V::Element* region, int row) {
+  return reinterpret_cast<const Two*>(region + row * V::kStride + 2 * kRowElements);
+}
+
+// Does the bands again whose bits are set.
+template <typename V>
+NATTEN_OPS_DEVICE void visit_queries_carefully(const KeyParameters& parameters, uint32_t again) {
+  using namespace by_keys;
+  using Element = typename V::Element;
+  const Common& common = parameters.common;
+  uint32_t slot = block_index() ^ common.nothing;
+  const int head = split_head(common, slot);
+  Tile tile;
+  find_tile(common, head, slot, tile);
+  const int first_row = partners<V::kSize, false>(tile.begin[0], tile.count[0]).first;
+  const int first_column = partners<V::kSize, false>(tile.begin[1], tile.count[1]).first;
+  const Element* queries = reinterpret_cast<const Element*>(shared_memory() + kSharedBytes<V>);
+  const Element* grad_outputs = queries + kRowElements;
+  const Plane<const Element> key_plane = {parameters.tensors[kKey], kKey};
+  const Plane<const Element> value_plane = {parameters.tensors[kValue], kValue};
+  const Plane<Element> grad_key_plane = {parameters.tensors[kGradKey], kGradKey};
+  const Plane<Element> grad_value_plane = {parameters.tensors[kGradValue], kGradValue};
+  for (int token = 0; token < 16 * kMostBands; ++token) {
+    const int row = tile.begin[0] + token / 2;
+    const int column = tile.begin[1] + thread_index() / 32 * 2 + token % 2;
+    const bool is_wanted = again >> token / 16 & 1;
+    if (!is_wanted || row >= tile.end[0] || column >= tile.end[1]) continue;
+    const Span down = partners<V::kSize, false>(row, tile.count[0]);
+    const Span across = partners<V::kSize, false>(column, tile.count[1]);
+    const float key = channel_of(common, key_plane, row, column);
+    const float value = channel_of(common, value_plane, row, column);
+    float grad_key = 0, grad_value = 0;
+    for (int i = down.first; i <= down.last; ++i) {
+      for (int j = across.first; j <= across.last; ++j) {
+        const float query = channel_of<V>(queries, i - first_row, j - first_column);
+        const float grad_output = channel_of<V>(grad_outputs, i - first_row, j - first_column);
+        const Two two = numbers_of<V>(queries, i - first_row)[j - first_column];
+        const float product = sum_of_warp(query * key);
+        const float weight = exp2_of(
+            logit_of<V::kSize>(common, head, product, row - i, column - j) - two.numbers[0]);
+        grad_value += weight * grad_output;
+        grad_key += weight * (sum_of_warp(grad_output * value) + two.numbers[1]) * query;
+      }
+    }
+    store_channel(common, grad_value_plane, row, column, grad_value);
+    store_channel(common, grad_key_plane, row, column,
+                  grad_key * static_cast<float>(common.problem.scale));
+  }
+}
+
+// The gradients of a patch's keys and values.
+struct KeyGradients {
+  float keys[4][4], values[4][4];
+};
+
+// Adds what comes from the queries of V::kRows rows; `numbers` are those of the thread's first
+// query in the first row.
+template <typename V>
+NATTEN_OPS_DEVICE void visit_queries(const Common& common, const Start& start,
+                                     const Partners<V>& queries_and_grads, const Two* numbers,
+                                     const uint32_t (&keys)[2][4], const uint32_t (&values)[2][4],
+                                     KeyGradients& gradients) {
+  using Element = typename V::Element;
+  constexpr int kNext = V::kStride * int(sizeof(Element)) / int(sizeof(Two));
+  NATTEN_OPS_UNROLL
+  for (int i = 0; i < V::kRows; i += 2) {
+    float weights[2][4], grads[2][4];
+    NATTEN_OPS_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      const Two even = numbers[(i + h) * kNext], odd = numbers[(i + h) * kNext + 1];
+      float logits[4];
+      start.load(i + h, logits);
+      queries_and_grads.template multiply<0>(keys, i + h, logits);
+      float grad_weights[4] = {even.numbers[1], odd.numbers[1], even.numbers[1], odd.numbers[1]};
+      queries_and_grads.template multiply<1>(values, i + h, grad_weights);
+      NATTEN_OPS_UNROLL
+      for (int j = 0; j < 4; ++j) {
+        weights[h][j] =
+            exp2_of(logits[j] * common.log2_scale - (j % 2 ? odd.numbers[0] : even.numbers[0]));
+        grads[h][j] = weights[h][j] * grad_weights[j];
+      }
+    }
+    uint32_t sixteen[4];
+    as_weights<Element>(weights[0], weights[1], sixteen);
+    queries_and_grads.template accumulate<1>(sixteen, i, gradients.values);
+    as_weights<Element>(grads[0], grads[1], sixteen);
+    queries_and_grads.template accumulate<0>(sixteen, i, gradients.keys);
+  }
+}
+
+// Computes a patch: visit(keys, values, gradients) adds what comes from its queries. Returns
+// whether all is finite.
+template <typename V, typename Visit>
+NATTEN_OPS_DEVICE bool with_patch(const KeyParameters& parameters, const Own& own, Visit visit) {
+  using namespace by_keys;
+  using Element = typename V::Element;
+  const Common& common = parameters.common;
+  const auto read = [&](int tensor) {
+    const Plane<const Element> plane = {parameters.tensors[tensor], tensor};
+    return Cursor<const Element>(common, plane, own).read(plane.tensor, own);
+  };
+  uint32_t keys[2][4], values[2][4];
+  as_patch(common, read(kKey), common.signs, keys);
+  as_patch(common, read(kValue), 0, values);
+  KeyGradients gradients;
+  clear(gradients.keys);
+  clear(gradients.values);
+  visit(keys, values, gradients);
+  const auto store = [&](int tensor, const float (&sums)[4][4], float factor) {
+    const Plane<Element> plane = {parameters.tensors[tensor], tensor};
+    const float factors[2] = {factor, factor};
+    return store_tokens(common, plane.tensor, Cursor<Element>(common, plane, own), own, sums,
+                        factors);
+  };
+  const bool values_are_finite = store(kGradValue, gradients.values, 1.0f);
+  return store(kGradKey, gradients.keys, static_cast<float>(common.problem.scale)) &&
+         values_are_finite;
+}
+
+template <typename V>
+NATTEN_OPS_KERNEL(V::kThreads, kBlocks)
+small_key_kernel(const KeyParameters parameters) {
+  using namespace by_keys;
+  using Element = typename V::Element;
+  constexpr int kSize = V::kSize, kRows = V::kRows;
+  const Common& common = parameters.common;
+  const int region_rows = common.tiling.region[0];
+  const int warp = thread_index() / 32, c = thread_index() % 4;
+  Element* region = reinterpret_cast<Element*>(shared_memory() + kSharedBytes<V>);
+  Bands bands = {0, 0};
+  {
+    uint32_t slot = block_index();
+    const int head = split_head(common, slot);
+    Tile tile;
+    if (!find_tile(common, head, slot, tile)) return;
+    const Span rows = partners<kSize, false>(tile, 0, tile.begin[0], tile.end[0] - tile.begin[0]);
+    const Span columns =
+        partners<kSize, false>(tile, 1, tile.begin[1], tile.end[1] - tile.begin[1]);
+    const Tensor(&tensors)[kTensors] = parameters.tensors;
+    find_planes(tensors, tile);
+    block_barrier();
+    copy_rows<V>(common, rows, columns, {tensors[kQuery], kQuery}, 0, region_rows, region);
+    copy_rows<V>(common, rows, columns, {tensors[kGradOutput], kGradOutput}, 0, region_rows,
+                 region + kRowElements);
+    copy_async_commit();
+    const int column = tile.begin[1] + 2 * warp;
+    for (int row = tile.begin[0]; column < tile.end[1] && row < tile.end[0]; row += 8) {
+      const Own own(tile, row, column);
+      for (const int tensor : {kKey, kValue}) {
+        const Plane<const Element> plane = {tensors[tensor], tensor};
+        Cursor<const Element>(common, plane, own).prefetch_tokens(plane.tensor, own);
+      }
+    }
+    for (int row = warp; row < region_rows; row += V::kWarps) {
+      const int across = thread_index() % 32;
+      if (across >= kPitch) continue;
+      Two two = {};
+      if (row < rows.size() && across < columns.size()) {
+        const int at[2] = {rows.first + row, columns.first + across};
+        two.numbers[0] =
+            *Plane<const float>{tensors[kLogsumexp], kLogsumexp}.at(at[0], at[1]) * kLog2e;
+        two.numbers[1] = -*Plane<const float>{tensors[kDelta], kDelta}.at(at[0], at[1]);
+      }
+      const_cast<Two*>(numbers_of<V>(region, row))[across] = two;
+    }
+    make_centred_pair<V, false>(common, head);
+    copy_async_wait<0>();
+    block_barrier();
+    if (column >= tile.end[1]) return;
+
+    // First the patches whose queries lie on both sides alike.
+    bands = Bands::at<kSize, false>(tile, column);
+    const int first_row = tile.begin[0], region_row = first_row - kSize / 2 - rows.first;
+    const int region_column = column - kSize / 2 - columns.first;
+    for (int band = 0; bands.centred >> band; ++band) {
+      if ((bands.centred >> band & 1) == 0) continue;
+      const Own own(first_row + 8 * band, column);
+      const int begin = first_row + 8 * band - kSize / 2;
+      const Start start =
+          Start::at<V>(centred_pair(), own.row, begin, {own.row - kSize / 2, own.row + kSize / 2});
+      const Partners<V> queries_and_grads(region, region_row + 8 * band, region_column);
+      const Two* numbers = numbers_of<V>(region, region_row + 8 * band) + region_column + 2 * c;
+      const bool finite = with_patch<V>(
+          parameters, own, [&](const auto& keys, const auto& values, KeyGradients& gradients) {
+            visit_queries<V>(common, start, queries_and_grads, numbers, keys, values, gradients);
+          });
+      repeat_unless(finite, band);
+    }
+  }
+
+  // Then the others, which have nothing in common with them that would stay in registers.
+  if (bands.others) {
+    uint32_t slot = block_index() ^ common.nothing;
+    const int head = split_head(common, slot);
+    Tile tile;
+    find_tile(common, head, slot, tile);
+    const Span rows = partners<kSize, false>(tile, 0, tile.begin[0], tile.end[0] - tile.begin[0]);
+    const Span columns =
+        partners<kSize, false>(tile, 1, tile.begin[1], tile.end[1] - tile.begin[1]);
+    const int column = tile.begin[1] + 2 * warp;
+    int made = -1;  // the column that the warp's pair begins at
+    for (int band = 0; bands.others >> band; ++band) {
+      if ((bands.others >> band & 1) == 0) continue;
+      const int row = tile.begin[0] + 8 * band;
+      const Own own(tile, row, column);
+      const Span of_columns[2] = {partners<kSize, false>(own.columns[0], tile.count[1]),
+                                  partners<kSize, false>(own.columns[1], tile.count[1])};
+      const Span of_band = partners<kSize, false>(tile, 0, row, 8);
+      const Span of_row = partners<kSize, false>(own.row, tile.count[0]);
+      const auto visit = [&](const auto& keys, const auto& values, KeyGradients& gradients) {
+        // Mostly once, but more queries than elsewhere may have a key in their windows. Where the
+        // region ends, products begin before `done`, with what was there before and is left out.
+        for (int done = of_columns[0].first; done <= of_columns[1].last; done += 8) {
+          const int last_begin = columns.first + kPitch - 8;
+          const int begin = done < last_begin ? done : last_begin;
+          if (made != done) {
+            Span left[2] = {of_columns[0], of_columns[1]};
+            NATTEN_OPS_UNROLL
+            for (int e = 0; e < 2; ++e) {
+              if (left[e].first < done) left[e].first = done;
+            }
+            warp_barrier();
+            make_pair<kSize, false>(common, head, own.columns, left, begin, thread_index() % 32, 32,
+                                    own_pair<V>());
+            warp_barrier();
+            made = done;
+          }
+          for (int done_rows = of_band.first; done_rows <= of_band.last; done_rows += kRows) {
+            const int last_begin_row = rows.first + region_rows - kRows;
+            const int begin_row = done_rows < last_begin_row ? done_rows : last_begin_row;
+            const Span left = {
+                of_row.first > done_rows ? of_row.first : done_rows,
+                of_row.last < begin_row + kRows ? of_row.last : begin_row + kRows - 1};
+            const Start start = Start::at<V>(own_pair<V>(), own.row, begin_row, left);
+            const Partners<V> queries_and_grads(region, begin_row - rows.first,
+                                                begin - columns.first);
+            const Two* numbers =
+                numbers_of<V>(region, begin_row - rows.first) + begin - columns.first + 2 * c;
+            visit_queries<V>(common, start, queries_and_grads, numbers, keys, values, gradients);
+          }
+        }
+      };
+      const bool finite = with_patch<V>(parameters, own, visit);
+      repeat_unless(finite, band);
+    }
+  }
+  const uint32_t again = bands_to_repeat();
+  if (again) visit_queries_carefully<V>(parameters, again);
+}
+
+// ---- Launches ----
+
+// The two kernels' tilings. Sums of the bias' gradient, a table for each tile, take about a
+// hundredth of the inputs' memory.
+bool make_tilings(const BackwardCall& call, const Problem& problem, Tiling& by_queries,
+                  Tiling& by_keys) {
+  return with_variant<kBackwardWarps, 0>(call.problem, call.dtype, [&](auto variant) {
+    using V = decltype(variant);
+    using KeyVariant = Variant<typename V::Element, V::kSize, kBackwardWarps, kNumberBytes>;
+    return find_tiling<V, true>(problem, query_bytes<V>, by_queries) &&
+           find_tiling<V, false>(problem, key_bytes<KeyVariant>, by_keys);
+  });
+}
+
+int64_t delta_bytes(const Problem& problem) {
+  const int64_t bytes =
+      problem.batch * problem.length[0] * problem.length[1] * problem.heads * sizeof(float);
+  return (bytes + 15) / 16 * 16;
+}
+
+}  // namespace
+
+}  // namespace small
+
+bool small_covers(const BackwardCall& call) {
+  Tiling by_queries, by_keys;
+  return matrix_covers(call) &&
+         small::covers(call.problem,
+                       {&call.query, &call.key, &call.value, &call.output, &call.grad_output,
+                        &call.grad_query, &call.grad_key, &call.grad_value}) &&
+         small::make_tilings(call, small::Orientation(call.problem).problem, by_queries, by_keys);
+}
+
+int64_t small_backward_scratch(const BackwardCall& call) {
+  Tiling by_queries, by_keys;
+  const Problem problem = small::Orientation(call.problem).problem;
+  int64_t bytes = small::delta_bytes(problem);
+  if (call.grad_bias && small::make_tilings(call, problem, by_queries, by_keys)) {
+    bytes += slots_of(problem, by_queries) * problem.heads * problem.bias_size() * sizeof(float);
+  }
+  return bytes;
+}
+
+const char* small_backward(const BackwardCall& call, void* stream) {
+  return small::with_variant<small::kBackwardWarps, 0>(
+      call.problem, call.dtype, [&](auto variant) -> const char* {
+        using V = decltype(variant);
+        using Element = typename V::Element;
+        using KeyVariant =
+            small::Variant<Element, V::kSize, small::kBackwardWarps, small::kNumberBytes>;
+        const small::Orientation orientation(call.problem);
+        const Problem& problem = orientation.problem;
+        Tiling by_queries, by_keys;
+        small::make_tilings(call, problem, by_queries, by_keys);
+
+        small::QueryParameters query_parameters;
+        query_parameters.common = orientation.common(call.bias);
+        {
+          using namespace small::by_queries;
+          small::Tensor(&tensors)[kTensors] = query_parameters.tensors;
+          tensors[kQuery] = orientation.tensor(call.query);
+          tensors[kKey] = orientation.tensor(call.key);
+          tensors[kValue] = orientation.tensor(call.value);
+          tensors[kOutput] = orientation.tensor(call.output);
+          tensors[kGradOutput] = orientation.tensor(call.grad_output);
+          tensors[kGradQuery] = orientation.tensor(call.grad_query);
+          tensors[kLogsumexp] = orientation.numbers(call.logsumexp);
+          tensors[kDelta] = orientation.numbers(call.scratch);
+        }
+        query_parameters.block_sums =
+            call.grad_bias ? reinterpret_cast<float*>(static_cast<char*>(call.scratch) +
+                                                      small::delta_bytes(problem))
+                           : nullptr;
+        small::set_tiling(by_queries, query_parameters.common);
+        const int64_t slots = slots_of(problem, by_queries);
+        const char* error = launch(small::small_query_kernel<V>, slots * problem.heads, V::kThreads,
+                                   small::query_bytes<V>(by_queries), stream, query_parameters);
+        if (error) return error;
+
+        small::KeyParameters key_parameters;
+        key_parameters.common = query_parameters.common;
+        {
+          using namespace small::by_keys;
+          small::Tensor(&tensors)[kTensors] = key_parameters.tensors;
+          tensors[kQuery] = orientation.tensor(call.query);
+          tensors[kKey] = orientation.tensor(call.key);
+          tensors[kValue] = orientation.tensor(call.value);
+          tensors[kGradOutput] = orientation.tensor(call.grad_output);
+          tensors[kGradKey] = orientation.tensor(call.grad_key);
+          tensors[kGradValue] = orientation.tensor(call.grad_value);
+          tensors[kLogsumexp] = orientation.numbers(call.logsumexp);
+          tensors[kDelta] = orientation.numbers(call.scratch);
+        }
+        small::set_tiling(by_keys, key_parameters.common);
+        error = launch(small::small_key_kernel<KeyVariant>,
+                       slots_of(problem, by_keys) * problem.heads, KeyVariant::kThreads,
+                       small::key_bytes<KeyVariant>(by_keys), stream, key_parameters);
+        if (error || !call.grad_bias) return error;
+        return sum_tables<float>(query_parameters.block_sums, slots,
+                                 problem.heads * problem.bias_size(),
+                                 static_cast<float*>(call.grad_bias), stream);
+      });
+}
+
+}  // namespace natten_ops::cuda

@@ -212,6 +212,7 @@ needs_build = pytest.mark.skipif(
 )
 
 
+@pytest.mark.long
 @needs_build
 def test_no_specialised_kernel_spills():
     kernels = check_cuda_resources.read_report(check_cuda_resources.REPORT)
@@ -222,6 +223,7 @@ def test_no_specialised_kernel_spills():
     assert not [kernel for kernel in kernels if kernel.is_bad]
 
 
+@pytest.mark.long
 @needs_build
 def test_library_needs_only_torch():
     """What it does not define is the C++ library's or torch's stable ABI; CUDA's runtime is hidden."""
@@ -236,6 +238,7 @@ def test_library_needs_only_torch():
     assert not re.search(r'\bcu[A-Z]|\bcuda[A-Z]|natten_ops', defined)
 
 
+@pytest.mark.long
 @needs_build
 @pytest.mark.skipif(not operator.CUDA_PROBLEM, reason='torch has CUDA')
 def test_library_is_not_loaded_without_cuda():

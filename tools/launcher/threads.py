@@ -3,8 +3,8 @@
 import os
 from collections.abc import MutableMapping
 
-# Turns of the loop in which GNU's OpenMP waits, a fraction of a millisecond. Its own 300,000 are fine if nobody
-# else uses the cores; otherwise a thread that waits keeps the one that it waits for from running.
+# Turns of the loop in which GNU's OpenMP waits, a fraction of a millisecond. Its own 300,000 are fine if
+# nobody else uses the cores; otherwise a thread that waits keeps the one that it waits for from running.
 SPIN_COUNT = 5_000
 _CHOSEN_BY_USER = ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY')
 

@@ -19,6 +19,10 @@ from tiny_training import draw_data, write_configs
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ROOT / 'tools'
 pytestmark = pytest.mark.alone
+SIGNALS = [
+    signal.SIGKILL,
+    *(pytest.param(number, marks=pytest.mark.long) for number in (signal.SIGINT, signal.SIGTERM)),
+]
 
 
 def test_threads_wait_as_the_user_says():
@@ -125,7 +129,7 @@ def config(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='only Linux can end processes with their parent')
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize('number', SIGNALS)
 def test_data_workers_end_with_the_training(run_until, config, tmp_path, number):
     command = [sys.executable, TOOLS / 'train.py', config, *training_options(tmp_path / 'work')]
     process = run_until(command, is_training)
@@ -139,7 +143,7 @@ def test_data_workers_end_with_the_training(run_until, config, tmp_path, number)
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='only Linux can end processes with their parent')
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize('number', SIGNALS)
 def test_trainings_end_with_what_started_them(run_until, config, tmp_path, number):
     """The demo, and torchrun."""
     program = "import sys, demo; demo.run_tool('train.py', *sys.argv[1:])"

@@ -183,6 +183,15 @@ def test_exempt_kernels(name, is_exempt):
     assert kernel.is_exempt == is_exempt and kernel.is_bad != is_exempt
 
 
+@pytest.mark.parametrize(
+    ('architecture', 'spills', 'is_bad'), [('100', 20, False), ('100', 24, True), ('90', 20, True)]
+)
+def test_spills_are_tolerated_up_to_a_bound(architecture, spills, is_bad):
+    name = 'small::small_forward_kernel<small::Variant<Float16, 7, 8, 0> >'
+    kernel = check_cuda_resources.Resources(name, architecture, 128, stack=8, spills=spills, shared=0)
+    assert kernel.is_bad == is_bad
+
+
 @pytest.mark.parametrize(('stack', 'stores'), [(16, 0), (0, 4)])
 def test_spills_are_told(stack, stores, tmp_path, capsys):
     path = tmp_path / 'report.txt'

@@ -23,7 +23,7 @@ $PYTHON -c 'from natten_ops import operator; assert not operator.CUDA_PROBLEM' 2
 step check 60 $PYTHON tools/gpu_times.py check
 step times 100 $PYTHON tools/gpu_times.py natten_ops --out "$OUT/times.jsonl"
 step tests 170 $PYTHON -m pytest -m gpu -n 6 -p no:cacheprovider --deselect tests/gpu/test_gpu_sanitizer.py
-step counters 60 ncu --clock-control none -k regex:natten_ops -c 4 --section SpeedOfLight --section Occupancy \
+step counters 60 ncu --clock-control none -k 'regex:_(forward|query|key)_kernel' -c 3 --section SpeedOfLight --section Occupancy \
     --section SchedulerStats --section WarpStateStats --section InstructionStats --section MemoryWorkloadAnalysis \
     $PYTHON tools/gpu_times.py once
 step peers 130 $PYTHON tools/gpu_times.py swin-sdpa flex_attention --out "$OUT/peers.jsonl"

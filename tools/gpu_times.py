@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from benchmark.cases import Case
+from benchmark.devices import Cuda
 from benchmark.operators import COMPUTATIONS, OperatorWorkload
 from benchmark.workload import DIRECTIONS, TRAINING
 
@@ -25,25 +26,13 @@ MAPS = (
 )
 BATCH, HEAD_DIM, KERNEL_SIZE = 16, 32, 7
 REPEATS = 15
-# Longer than the host takes to put a call on the stream; and more than any device's cache holds.
-WAIT_CYCLES, CACHE_NUMBERS = 5_000_000, 2**27
 
 
-def seconds(call: Callable[[], object], evicting: torch.Tensor) -> float:
-    """Median time of a call whose inputs are not in the cache, as the device needs it."""
+def seconds(call: Callable[[], object]) -> float:
+    """Median time of a call, once warm."""
     for _ in range(3):
         call()
-    times = []
-    for _ in range(REPEATS):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(WAIT_CYCLES)
-        evicting.max()  # reads: written lines would have to go back to memory within the time
-        start.record()
-        call()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) / 1e3)
-    return statistics.median(times)
+    return statistics.median(Cuda().seconds(call) for _ in range(REPEATS))
 
 
 def kernel_times(call: Callable[[], object], calls: int = 5) -> dict[str, float]:
@@ -77,16 +66,16 @@ def check_results() -> None:
             print('right:', problem, flush=True)
 
 
-def time_copies(emit: Callable[..., None], evicting: torch.Tensor) -> None:
+def time_copies(emit: Callable[..., None]) -> None:
     """Bandwidth of copies: a large one, and as much as the largest and the smallest map have to move."""
     for count in (2**31, 498 * 10**6, 62 * 10**6):
         source = torch.randint(256, (count // 2,), dtype=torch.uint8, device='cuda')
         target = torch.empty_like(source)
-        took = seconds(lambda target=target, source=source: target.copy_(source), evicting)
+        took = seconds(lambda target=target, source=source: target.copy_(source))
         emit(copied_bytes=count, gb_per_s=count / took / 1e9)
 
 
-def time_operators(emit: Callable[..., None], evicting: torch.Tensor, names: list[str]) -> None:
+def time_operators(emit: Callable[..., None], names: list[str]) -> None:
     """Times of implementations, forward and with backward, in float16 and, for ours, float32."""
     for height, width, heads, dilation in MAPS:
         for name in names:
@@ -99,7 +88,7 @@ def time_operators(emit: Callable[..., None], evicting: torch.Tensor, names: lis
                     row |= dict(dilation=dilation, dtype=dtype, direction=direction)
                     try:
                         call = OperatorWorkload(case, name, direction).build().call(direction)
-                        took = seconds(call, evicting)
+                        took = seconds(call)
                     except RuntimeError as error:  # a peer that does not run has a row, too
                         emit(**row, failed=str(error)[:200])
                         continue
@@ -135,9 +124,8 @@ def main() -> None:
     elif args.what == ['once']:
         run_once()
     else:
-        evicting = torch.randn(CACHE_NUMBERS, device='cuda')
-        time_copies(emit, evicting)
-        time_operators(emit, evicting, args.what)
+        time_copies(emit)
+        time_operators(emit, args.what)
 
 
 if __name__ == '__main__':

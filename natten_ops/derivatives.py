@@ -134,10 +134,14 @@ def reaches() -> bool:
     return not (torch.compiler.is_compiling() and _is_differentiated_by_torch_func())
 
 
-@torch.compiler.assume_constant_result  # the compiler guards the stack of transforms on its own
 def _is_differentiated_by_torch_func() -> bool:
     stack = torch._C._functorch.get_interpreter_stack() or ()
     return any(level.key() == torch._C._functorch.TransformType.Grad for level in stack)
+
+
+# The compiler guards the stack of transforms on its own. torch.compiler.assume_constant_result sets the same
+# mark, but imports the compiler for it, which takes as long as importing torch.
+_is_differentiated_by_torch_func._dynamo_marked_constant = True
 
 
 def is_transformed() -> bool:

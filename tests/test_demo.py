@@ -11,7 +11,8 @@ import pytest
 def rehearse(monkeypatch, tmp_path):
     """Run the demo with tools that only leave the files behind which the real ones would."""
     monkeypatch.setattr(demo, 'ROOT', tmp_path)
-    monkeypatch.setattr(demo, 'read_config', lambda path: type('Config', (), dict(pretty_text='settings')))
+    config = type('Config', (), dict(pretty_text='settings'))
+    monkeypatch.setattr(demo, 'parse_config', lambda path, import_custom_modules: config)
     monkeypatch.setattr(demo, 'make_demo_data', lambda *arguments: None)
     monkeypatch.chdir(tmp_path)
     calls = []

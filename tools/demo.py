@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.config import read_config
-from launcher.errors import UserError, report_user_errors
+from launcher.config import parse_config
 from launcher.processes import end_with_parent
 from make_demo_data import make_demo_data
+from user_errors import UserError, report_user_errors
 
 ROOT = Path(__file__).parents[1]
 DATA = Path('data/demo')
@@ -62,7 +62,8 @@ def run_tool(name: str, *arguments: str | Path) -> None:
 
 def check_work_dir(demo: Demo) -> None:
     """Refuse a work directory that another version of the demo trained in; mark a new one."""
-    settings = json.dumps([read_config(demo.config).pretty_text, TRAIN_IMAGES, SEED])
+    config = parse_config(demo.config, import_custom_modules=False)
+    settings = json.dumps([config.pretty_text, TRAIN_IMAGES, SEED])
     mark = demo.work_dir / 'demo.json'
     if mark.is_file() and mark.read_text() != settings:
         raise UserError(f'{demo.work_dir} was trained with other settings', 'remove or rename it')

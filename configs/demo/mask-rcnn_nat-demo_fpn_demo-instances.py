@@ -25,9 +25,11 @@ test_pipeline = [
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
     ),
 ]
+# Images this small load faster than a worker hands them over.
 train_dataloader = dict(
     batch_size=4,
-    num_workers=1,
+    num_workers=0,
+    persistent_workers=False,
     dataset=dict(
         data_root=data_root,
         ann_file='annotations/instances_train.json',
@@ -38,7 +40,8 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    num_workers=1,
+    num_workers=0,
+    persistent_workers=False,
     dataset=dict(
         data_root=data_root,
         ann_file='annotations/instances_val.json',

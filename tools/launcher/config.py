@@ -8,8 +8,7 @@ from types import TracebackType
 from mmengine.config import Config, DictAction
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.utils import is_installed
-
-from .errors import UserError
+from user_errors import UserError
 
 FRAMEWORKS = ('mmdet', 'mmseg')
 # Fields that a runnable config has since mmdet 3.0 and mmseg 1.0, and those that it had before.
@@ -71,11 +70,28 @@ def read_config(path: str) -> Config:
     Returns:
         Config: The config.
     """
+    cfg = parse_config(path)
+    _check_generation(cfg)
+    _register_modules(cfg)
+    return cfg
+
+
+def parse_config(path: str, import_custom_modules: bool = True) -> Config:
+    """Read a config file and those that it inherits from.
+
+    Args:
+        path (str): The config file.
+        import_custom_modules (bool): Import what its ``custom_imports`` name. Without, neither torch nor a
+            framework is imported, which takes many seconds.
+
+    Returns:
+        Config: The config.
+    """
     if not osp.isfile(path):
         raise UserError(f'config {path} does not exist', 'check the path')
     _find_mmseg_configs()
     try:
-        cfg = Config.fromfile(path)
+        return Config.fromfile(path, import_custom_modules=import_custom_modules)
     except ImportError as error:
         # mmengine appends sys.path to its message, one entry a line.
         raise UserError(
@@ -85,9 +101,6 @@ def read_config(path: str) -> Config:
     except Exception as error:
         place, reason = _locate(path, error)
         raise UserError(f'config {place} does not load: {reason}', 'correct it') from error
-    _check_generation(cfg)
-    _register_modules(cfg)
-    return cfg
 
 
 def framework(cfg: Config) -> str:

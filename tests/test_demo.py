@@ -1,6 +1,8 @@
 """The logic of the demo. That its configs train is tested with the configs."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import demo
@@ -81,3 +83,16 @@ def test_ctrl_c_leaves_no_traceback(rehearse, capsys, monkeypatch):
 
 def test_configs_exist():
     assert all((Path(demo.__file__).parents[1] / d.config).is_file() for d in demo.DEMOS.values())
+
+
+def test_starts_without_torch():
+    program = f"""if True:
+        import sys
+        sys.path.insert(0, {str(Path(demo.__file__).parent)!r})
+        import demo
+        for one in demo.DEMOS.values():
+            demo.parse_config(one.config, import_custom_modules=False)
+        print(*{{'torch', 'mmdet', 'mmseg'}} & set(sys.modules))
+    """
+    done = subprocess.run([sys.executable, '-c', program], cwd=demo.ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, ''), done.stderr

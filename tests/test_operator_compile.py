@@ -1,5 +1,8 @@
 """torch.compile, torch.export, opcheck, shapes without memory, and counted operations."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from attention import attend
@@ -21,6 +24,17 @@ SETTINGS = {
 def tensors(height=9, width=8, batch=2, **options):
     torch.manual_seed(0)
     return list(torch.randn(3, batch, height, width, 2, 4, **options).unbind())
+
+
+def test_importing_does_not_import_the_compiler():
+    program = """if True:
+        import sys, torch
+        before = set(sys.modules)
+        import natten_ops
+        print(*(name for name in set(sys.modules) - before if name.startswith(('torch._dynamo', 'sympy'))))
+    """
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, ''), done.stderr
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def _is_differentiated_by_torch_func() -> bool:
     return any(level.key() == torch._C._functorch.TransformType.Grad for level in stack)
 
 
-# The compiler guards the stack of transforms on its own. torch.compiler.assume_constant_result sets the same
+# The compiler guards the stack of transforms on its own. torch.compiler.assume_constant_result sets this
 # mark, but imports the compiler for it, which takes as long as importing torch.
 _is_differentiated_by_torch_func._dynamo_marked_constant = True
 

@@ -86,6 +86,9 @@ def parse_config(path: str, import_custom_modules: bool = True) -> Config:
 
     Returns:
         Config: The config.
+
+    Raises:
+        UserError: The file does not exist or does not load.
     """
     if not osp.isfile(path):
         raise UserError(f'config {path} does not exist', 'check the path')

@@ -1,5 +1,5 @@
 # A Mask R-CNN small enough to train from scratch on a CPU: a small NAT, a fifth of the usual channels,
-# fewer proposals, and one sample in each bin of RoIAlign, whose time grows with them.
+# fewer proposals, and one sample in each bin of RoIAlign: its time grows with their number.
 _base_ = './mask-rcnn_nat_fpn.py'
 
 roi_layer = dict(sampling_ratio=1)

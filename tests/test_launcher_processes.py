@@ -35,7 +35,7 @@ def test_threads_wait_as_the_user_says():
     assert variables == {'GOMP_SPINCOUNT': str(threads.SPIN_COUNT)}
 
 
-@pytest.mark.parametrize('tool', ['train', 'test', 'predict', 'demo'])
+@pytest.mark.parametrize('tool', ['train', 'test', 'predict'])
 def test_launchers_say_how_to_wait_before_openmp_is_loaded(tool):
     program = f"""if True:
         import builtins, os, sys

@@ -5,14 +5,13 @@ BIN := .venv/bin
 STAMP := $(shell printf '%s' "$(CURDIR) $$NATTEN_OPS_CUDA $$TORCH_CUDA_ARCH_LIST $$CUDA_HOME" | cksum | cut -d' ' -f1)
 ENVIRONMENT := .venv/environment-$(STAMP)
 PROJECT := .venv/project-$(STAMP)
-SOURCES = find natten_ops/csrc tests/simt -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh'
+SOURCES = find natten_ops/csrc tests/emulator/simt -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh'
 PYTEST := $(BIN)/python -m pytest
 NOX := $(BIN)/nox --no-error-on-missing-interpreters
 # One test a core, each with one thread.
 EVERY_CORE := OMP_NUM_THREADS=1 $(PYTEST) -n auto --dist worksteal
 # What runs compiled kernels, but not torch's compiler.
-SANITIZED = $(filter-out %_compile.py %_reference.py,$(wildcard tests/test_operator_*.py)) \
-	tests/test_attention_modules.py
+SANITIZED = $(filter-out %_compile.py %_reference.py,$(wildcard tests/natten_ops/test_*.py))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-seg test test-all test-sanitize test-matrix test-gpu wheel \
@@ -25,19 +24,19 @@ help:  ## list the targets
 setup: $(PROJECT)  ## make .venv with everything in it; mmcv is compiled, once (minutes)
 
 $(ENVIRONMENT): requirements/torch.txt requirements/mmcv.txt requirements/lock.txt \
-		tools/setup_env.py tools/build_mmcv.py
-	@$(PYTHON) tools/setup_env.py environment
+		tools/dev/setup_env.py tools/dev/build_mmcv.py
+	@$(PYTHON) tools/dev/setup_env.py environment
 	@touch $@
 
-$(PROJECT): $(ENVIRONMENT) setup.py pyproject.toml tools/setup_cuda.py $(shell find natten_ops/csrc -type f)
-	@$(PYTHON) tools/setup_env.py project
+$(PROJECT): $(ENVIRONMENT) setup.py pyproject.toml tools/dev/setup_cuda.py $(shell find natten_ops/csrc -type f)
+	@$(PYTHON) tools/dev/setup_env.py project
 	@touch $@
 
 demo: setup  ## train and evaluate a small detector
-	$(BIN)/python tools/demo.py detection
+	$(BIN)/mmnat demo detection
 
 demo-seg: setup  ## train and evaluate a small segmentor
-	$(BIN)/python tools/demo.py segmentation
+	$(BIN)/mmnat demo segmentation
 
 test: lint  ## lint, then run the tests but for the long ones (ten minutes on two cores)
 	$(EVERY_CORE) -m 'not long and not alone'
@@ -73,16 +72,16 @@ wheel: setup  ## build dist/mmnat-*.whl: one for every Python and torch, CPU and
 	PATH=$(CURDIR)/$(BIN):$$PATH auditwheel repair --exclude 'libtorch*.so' --exclude 'libc10*.so' -w dist build/wheel/mmnat-*.whl
 	$(BIN)/abi3audit --strict dist/mmnat-*.whl
 
-benchmark-gpu: setup  ## time the operator on a GPU, into benchmarks/operator_cuda.csv
-	$(BIN)/python tools/benchmark_ops.py --device cuda
+benchmark-gpu: setup  ## time the operator on a GPU, into benchmarks/results/operator_cuda.csv
+	$(BIN)/python -m benchmarks.ops --device cuda
 
-benchmark: setup  ## time operator, modules and backbones, into benchmarks/; draw the README's picture (15 minutes)
-	$(BIN)/python tools/benchmark_ops.py --quick
-	$(BIN)/python tools/benchmark_ops.py --quick --no-peers --threads 1 2 --out benchmarks/operator_cpu_threads.csv
-	$(BIN)/python tools/benchmark_ops.py --quick --no-peers --dtype float32 bfloat16 --out benchmarks/operator_cpu_bfloat16.csv
-	$(BIN)/python tools/benchmark_ops.py --quick --no-peers --capability avx2 --out benchmarks/operator_cpu_avx2.csv
-	$(BIN)/python tools/benchmark_models.py
-	$(BIN)/python tools/plot_speed.py
+benchmark: setup  ## time operator, modules and backbones, into benchmarks/results; draw the README's picture (15 minutes)
+	$(BIN)/python -m benchmarks.ops --quick
+	$(BIN)/python -m benchmarks.ops --quick --no-peers --threads 1 2 --out benchmarks/results/operator_cpu_threads.csv
+	$(BIN)/python -m benchmarks.ops --quick --no-peers --dtype float32 bfloat16 --out benchmarks/results/operator_cpu_bfloat16.csv
+	$(BIN)/python -m benchmarks.ops --quick --no-peers --capability avx2 --out benchmarks/results/operator_cpu_avx2.csv
+	$(BIN)/python -m benchmarks.models
+	$(BIN)/python -m benchmarks.plot
 
 lint: setup  ## check style and formatting
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ COMBINATIONS = [
     *((python, OLDEST_TORCH) for python in ('3.10', '3.12', '3.13', '3.14')),
     *(('3.11', torch) for torch in (OLDEST_TORCH, '2.11.0', '2.12.0', '2.13.0')),
 ]
-TESTS = ('test_operator_*.py', 'test_attention_modules.py', 'test_backbones.py')
+TESTS = ('natten_ops/test_*.py', 'mmnat/models/test_*.py')
 # What these need beside torch. numpy's newest versions are not for every Python.
 NEEDED = (
     'numpy',
@@ -44,12 +44,12 @@ def wheel(session: nox.Session, torch: str) -> None:
     session.install('--no-deps', str(wheels[0]))
     session.chdir(session.create_tmp())
     program = f"""if True:
-        import natten_ops, nat_backbones, torch
+        import natten_ops, mmnat.models, torch
         assert torch.__version__.startswith({torch!r}), torch.__version__
-        assert 'site-packages' in natten_ops.__file__ and 'site-packages' in nat_backbones.__file__
-        from natten_ops import operator
-        assert operator.HAS_LIBRARY
-        print('torch', torch.__version__, 'CUDA:', operator.CUDA_PROBLEM or 'loaded')
+        assert 'site-packages' in natten_ops.__file__ and 'site-packages' in mmnat.models.__file__
+        from natten_ops import dispatch as operator
+        assert not dispatch.CPU_PROBLEM
+        print('torch', torch.__version__, 'CUDA:', dispatch.CUDA_PROBLEM or 'loaded')
     """
     session.run('python', '-c', program)
     tests = [str(path) for pattern in TESTS for path in sorted((ROOT / 'tests').glob(pattern))]

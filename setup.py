@@ -1,25 +1,37 @@
 """Builds natten_ops' compiled libraries; everything else is in pyproject.toml.
 
-There is one for the CPU and, if torch has CUDA, one more for CUDA (tools/setup_cuda.py). They are
+There is one for the CPU and, if torch has CUDA, one more for CUDA (tools/dev/setup_cuda.py). They are
 compiled against the stable ABI of torch, so one binary serves every torch from 2.10 on and every Python.
 They are built against the torch of the environment they are installed into: with build isolation that
 torch is not on the path, and is looked up in the environment's site-packages.
 """
 
+import importlib.util
 import os
 import shutil
+import site
 import sys
 import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 
 from setuptools import Extension, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-sys.path.append(str(ROOT / 'tools'))
 
-import setup_cuda  # noqa: E402
+
+def load_setup_cuda() -> ModuleType:
+    """The module tools/dev/setup_cuda.py, which is no part of an installed package."""
+    spec = importlib.util.spec_from_file_location('setup_cuda', ROOT / 'tools/dev/setup_cuda.py')
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+setup_cuda = load_setup_cuda()
 
 # The oldest torch whose stable ABI the library may use: 2.10.0, as torch/csrc/stable/version.h packs it.
 TORCH_TARGET_VERSION = '0x020a000000000000'
@@ -27,7 +39,8 @@ TORCH_TARGET_VERSION = '0x020a000000000000'
 
 def find_torch() -> tuple:
     """The torch in the environment being installed into, and its torch.utils.cpp_extension."""
-    sys.path.extend({sysconfig.get_path('purelib'), sysconfig.get_path('platlib')} - set(sys.path))
+    for folder in {sysconfig.get_path('purelib'), sysconfig.get_path('platlib')}:
+        site.addsitedir(folder)
     try:
         import torch
         import torch.utils.cpp_extension
@@ -117,20 +130,24 @@ class BuildLibraries(cpp_extension.BuildExtension):
 
 
 class BuildPython(build_py):
-    """Puts configs, metafiles and launchers where mim and mmengine look for them: in a folder ``.mim``.
-
-    It has to be in the first of the distribution's packages.
-    """
+    """Puts configs, metafiles and tools where mim and mmengine look for them: in mmnat/.mim."""
 
     def run(self) -> None:
-        """Copy the packages, then what belongs to them."""
+        """Copy the packages, then what belongs to them; an editable installation gets links."""
         super().run()
         if self.editable_mode:
+            target = ROOT / 'mmnat/.mim'
+            target.mkdir(exist_ok=True)
+            for name in ('configs', 'tools', 'model-index.yml'):
+                (target / name).unlink(missing_ok=True)
+                (target / name).symlink_to(Path('../..') / name)
             return
-        target = Path(self.build_lib) / 'mmdet_nat/.mim'
+        target = Path(self.build_lib) / 'mmnat/.mim'
         shutil.rmtree(target, ignore_errors=True)
-        for folder in ('configs', 'tools'):
-            shutil.copytree(ROOT / folder, target / folder, ignore=shutil.ignore_patterns('__pycache__'))
+        shutil.copytree(ROOT / 'configs', target / 'configs', ignore=shutil.ignore_patterns('__pycache__'))
+        shutil.copytree(
+            ROOT / 'tools', target / 'tools', ignore=shutil.ignore_patterns('__pycache__', 'dev')
+        )
         shutil.copy(ROOT / 'model-index.yml', target)
 
 

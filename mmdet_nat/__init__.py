@@ -6,7 +6,7 @@ configs, too.
 
 from mmdet.registry import MODELS
 
-from nat_backbones import NAT, DiNAT, DiNAT_s
+from mmnat.models import NAT, DiNAT, DiNAT_s
 
 from .ade20k_panoptic import BoxlessADE20KPanopticDataset
 from .cityscapes_panoptic import CityscapesPanopticDataset, CityscapesPanopticMetric

@@ -7,9 +7,9 @@ import mmdet
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
-from nat_backbones.swap import Framework, Report, SwapRefused, calls_for
-from nat_backbones.swap.necks import as_fpn
-from nat_backbones.swap.probe import type_name
+from mmnat.swap import Framework, Report, SwapRefused, calls_for
+from mmnat.swap.necks import as_fpn
+from mmnat.swap.probe import type_name
 
 
 def _prepare(model: dict[str, Any], where: str, report: Report) -> None:

@@ -5,7 +5,7 @@ All that a config needs: ``custom_imports = dict(imports=['mmseg_nat'])``.
 
 from mmseg.registry import MODELS
 
-from nat_backbones import NAT, DiNAT, DiNAT_s
+from mmnat.models import NAT, DiNAT, DiNAT_s
 
 from .swap import swap_backbone, swapped
 

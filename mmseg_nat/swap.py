@@ -4,7 +4,7 @@ from typing import Any
 
 from mmseg.registry import MODELS
 
-from nat_backbones.swap import Framework, Report, calls_for
+from mmnat.swap import Framework, Report, calls_for
 
 
 def _prepare(model: dict[str, Any], where: str, report: Report) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import autocast, operator
+from . import autocast, dispatch
 from .arguments import (
     check_padding,
     check_rpb,
@@ -49,7 +49,7 @@ def _attend(
     dropout: float,
 ) -> Tensor:
     """The compiled operator where it covers the settings, otherwise the reference."""
-    is_covered = operator.covers(query, kernel_size, stride, dilation, is_causal, padding, dropout)
+    is_covered = dispatch.covers(query, kernel_size, stride, dilation, is_causal, padding, dropout)
     if is_covered and reaches():
         output = _compiled(query, key, value, rpb, kernel_size, dilation, scale)
         if padding == 'valid':
@@ -143,7 +143,7 @@ def packed_neighborhood_attention(
     rank = len(kernel_size)
     query = qkv.select(-3, 0)
     once, no = (1,) * rank, (False,) * rank
-    is_covered = operator.covers(query, kernel_size, once, dilation, no, 'shifted', dropout)
+    is_covered = dispatch.covers(query, kernel_size, once, dilation, no, 'shifted', dropout)
     if not is_covered or not reaches() or is_transformed():
         return _neighborhood_attention(
             rank, *qkv.unbind(-3), kernel_size, 1, dilation, False, scale, rpb, 'shifted', dropout
@@ -218,7 +218,7 @@ def na2d(
     self attention. natten_ops/windows.py has the exact definition, of strides and causal axes too.
 
     What is compiled, and what the slower and memory-hungry PyTorch reference computes, is listed in
-    :func:`natten_ops.operator.covers`; in short, with one or two axes, all but strides, causal axes and
+    :func:`natten_ops.dispatch.covers`; in short, with one or two axes, all but strides, causal axes and
     padding zeros is compiled, for the CPU and, where nvcc was there, for CUDA. Both compute half precision
     in float32; on CUDA, tensor cores round attention weights to half precision before they meet the
     values. Results of the compiled operator and its gradients do not depend on the number of threads, and

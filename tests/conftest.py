@@ -1,14 +1,15 @@
-"""Makes the launchers in tools/ and the helpers beside the tests importable."""
+"""What all tests share. Helpers are in tests/helpers, which pyproject.toml makes importable."""
 
 import os
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / 'tools'), str(ROOT / 'tests')]
-sys.path.append(str(ROOT / 'tests' / 'stand_ins'))  # last: the real packages come first
+# Last: what is installed comes first, the real packages before their stand-ins.
+sys.path += [str(ROOT), str(ROOT / 'tests/helpers/stand_ins')]
 
-from launcher.processes import end_with_parent  # noqa: E402 - before torch, and so how threads wait is set
+from mmnat import commands  # noqa: E402, F401 - before torch: it says how threads wait
+from mmnat.launch.processes import end_with_parent  # noqa: E402
 
 if 'PYTEST_XDIST_WORKER' in os.environ:
     end_with_parent()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Test on several processes: dist_test.sh CONFIG CHECKPOINT GPUS [options of test.py]
+# Test on several processes: dist_test.sh CONFIG CHECKPOINT GPUS [options of mmnat test]
 set -e
 
 CONFIG=$1
@@ -18,4 +18,4 @@ exec torchrun \
     --master-addr="$MASTER_ADDR" \
     --master-port="$PORT" \
     --nproc-per-node="$GPUS" \
-    "$TOOLS/test.py" "$CONFIG" "$CHECKPOINT" --launcher pytorch "${@:4}"
+    -m mmnat test "$CONFIG" "$CHECKPOINT" --launcher pytorch "${@:4}"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train on several processes: dist_train.sh CONFIG GPUS [options of train.py]
+# Train on several processes: dist_train.sh CONFIG GPUS [options of mmnat train]
 set -e
 
 CONFIG=$1
@@ -17,4 +17,4 @@ exec torchrun \
     --master-addr="$MASTER_ADDR" \
     --master-port="$PORT" \
     --nproc-per-node="$GPUS" \
-    "$TOOLS/train.py" "$CONFIG" --launcher pytorch "${@:3}"
+    -m mmnat train "$CONFIG" --launcher pytorch "${@:3}"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Test through Slurm: slurm_test.sh PARTITION JOB_NAME CONFIG CHECKPOINT [options of test.py]
+# Test through Slurm: slurm_test.sh PARTITION JOB_NAME CONFIG CHECKPOINT [options of mmnat test]
 set -e
 
 PARTITION=$1
@@ -23,4 +23,4 @@ srun -p "$PARTITION" \
     --cpus-per-task="$CPUS_PER_TASK" \
     --kill-on-bad-exit=1 \
     $SRUN_ARGS \
-    python -u "$TOOLS/test.py" "$CONFIG" "$CHECKPOINT" --launcher slurm "${@:5}"
+    python -u -m mmnat test "$CONFIG" "$CHECKPOINT" --launcher slurm "${@:5}"

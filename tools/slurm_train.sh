@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train through Slurm: slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [options of train.py]
+# Train through Slurm: slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [options of mmnat train]
 set -e
 
 PARTITION=$1
@@ -23,4 +23,4 @@ srun -p "$PARTITION" \
     --cpus-per-task="$CPUS_PER_TASK" \
     --kill-on-bad-exit=1 \
     $SRUN_ARGS \
-    python -u "$TOOLS/train.py" "$CONFIG" --work-dir "$WORK_DIR" --launcher slurm "${@:5}"
+    python -u -m mmnat train "$CONFIG" --work-dir "$WORK_DIR" --launcher slurm "${@:5}"

@@ -1,6 +1,6 @@
 // The only file that knows torch, and it does so through the stable ABI (torch 2.10 and newer):
 // declares the operators, checks their arguments, allocates results and runs the kernels. Autograd
-// and shape rules are attached in Python (natten_ops/operator.py).
+// and shape rules are attached in Python (natten_ops/dispatch.py).
 //
 // Compiled twice: for the library that declares the operators and computes on the CPU, and, with
 // NATTEN_OPS_CUDA defined, for the one that adds CUDA.

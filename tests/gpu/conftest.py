@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from natten_ops import operator
+from natten_ops import dispatch
 
 
 def pytest_runtest_setup(item):
     if not torch.cuda.is_available():
         pytest.skip('torch finds no CUDA device')
-    if operator.CUDA_PROBLEM:
-        pytest.fail(f'the kernels would not be tested: {operator.CUDA_PROBLEM}')
+    if dispatch.CUDA_PROBLEM:
+        pytest.fail(f'the kernels would not be tested: {dispatch.CUDA_PROBLEM}')

@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip('mmengine')
 
-from nat_backbones import NAT
+from mmnat.models import NAT
 
 pytestmark = pytest.mark.gpu
 

@@ -1,5 +1,5 @@
 // All that kernels know of the device: threads, memory, copies, tensor cores, launches. Every PTX
-// instruction is here. Tests compile the same kernels for the host, with tests/simt/device.h in the
+// instruction is here. Tests compile the same kernels for the host, with tests/emulator/simt/device.h in the
 // place of this file; both define the same names with the same contract.
 //
 // Blocks and grids are one-dimensional; a warp is 32 consecutive threads.

@@ -1,0 +1,133 @@
+"""Check and time the operator on a GPU, row by row: what benchmarks/gpu_report.sh runs.
+
+Every row is written as soon as it is measured, so that what is killed loses none.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks.lib.cases import Case
+from benchmarks.lib.devices import Cuda
+from benchmarks.lib.operators import COMPUTATIONS, OperatorWorkload
+from benchmarks.lib.workload import DIRECTIONS, TRAINING
+
+# Height, width, heads and dilation of NAT-Tiny's levels at 800x1216, the largest and the smallest first.
+MAPS = (
+    (200, 304, 2, 1),
+    (25, 38, 16, 1),
+    (100, 152, 4, 1),
+    (50, 76, 8, 1),
+    (200, 304, 2, 28),
+    (25, 38, 16, 3),
+)
+BATCH, HEAD_DIM, KERNEL_SIZE = 16, 32, 7
+REPEATS = 15
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Median time of a call, once warm."""
+    for _ in range(3):
+        call()
+    return statistics.median(Cuda().seconds(call) for _ in range(REPEATS))
+
+
+def kernel_times(call: Callable[[], object], calls: int = 5) -> dict[str, float]:
+    """Microseconds of every kernel that a call runs, by its name."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(calls):
+            call()
+        torch.cuda.synchronize()
+    events = profile.key_averages()
+    return {e.key[:90]: round(e.device_time_total / calls, 1) for e in events if e.device_time_total}
+
+
+def check_results() -> None:
+    """Compare some problems with float64, twice with the same bits."""
+    from attention import Problem
+    from on_gpu import assert_equal, check, draw, run
+
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        for spatial, size, dilation in (
+            ((50, 76), 7, 1),
+            ((25, 38), 7, 3),
+            ((40, 44), 13, 1),
+            ((9, 9), 7, 1),
+        ):
+            layouts = ('fused', 'fused', 'fused', 'contiguous')
+            window = (size,) * 2, (dilation,) * 2
+            problem = Problem(2, spatial, 2, HEAD_DIM, *window, dtype, torch.float32, layouts)
+            check(problem)
+            drawn = draw(problem)
+            assert_equal(run(problem, *drawn), run(problem, *drawn))
+            print('right:', problem, flush=True)
+
+
+def time_copies(emit: Callable[..., None]) -> None:
+    """Bandwidth of copies: a large one, and as much as the largest and the smallest map have to move."""
+    for count in (2**31, 498 * 10**6, 62 * 10**6):
+        source = torch.randint(256, (count // 2,), dtype=torch.uint8, device='cuda')
+        target = torch.empty_like(source)
+        took = seconds(lambda target=target, source=source: target.copy_(source))
+        emit(copied_bytes=count, gb_per_s=count / took / 1e9)
+
+
+def time_operators(emit: Callable[..., None], names: list[str]) -> None:
+    """Times of implementations, forward and with backward, in float16 and, for ours, float32."""
+    for height, width, heads, dilation in MAPS:
+        for name in names:
+            if dilation > 1 and name != 'natten_ops':
+                continue
+            for dtype in ('float16', 'float32')[: 2 if name == 'natten_ops' and dilation == 1 else 1]:
+                case = Case(height, width, heads, HEAD_DIM, BATCH, KERNEL_SIZE, dilation, dtype, 'cuda')
+                for direction in DIRECTIONS:
+                    row = dict(implementation=name, feature_map=f'{height}x{width}x{heads}')
+                    row |= dict(dilation=dilation, dtype=dtype, direction=direction)
+                    try:
+                        call = OperatorWorkload(case, name, direction).build().call(direction)
+                        took = seconds(call)
+                    except RuntimeError as error:  # a peer that does not run has a row, too
+                        emit(**row, failed=str(error)[:200])
+                        continue
+                    kernels = kernel_times(call) if name == 'natten_ops' else None
+                    rate = case.necessary_bytes(direction) / took / 1e9
+                    emit(**row, microseconds=round(took * 1e6, 1), gb_per_s=round(rate), kernels=kernels)
+
+
+def run_once() -> None:
+    """One step on the largest map, for a profiler."""
+    case = Case(*MAPS[0][:3], HEAD_DIM, BATCH, KERNEL_SIZE, 1, 'float16', 'cuda')
+    OperatorWorkload(case, 'natten_ops', TRAINING).build().call(TRAINING)()
+
+
+def main() -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument(
+        'what', nargs='+', choices=['check', 'once', *COMPUTATIONS], help='what to run, or to time'
+    )
+    parser.add_argument('--out', type=Path, help='append rows to this file, a JSON object each')
+    args = parser.parse_args()
+
+    def emit(**row: object) -> None:
+        row = dict(gpu=torch.cuda.get_device_name(), torch=torch.__version__, **row)
+        if args.out:
+            with args.out.open('a') as file:
+                print(json.dumps(row), file=file)
+        print(row, flush=True)
+
+    if args.what == ['check']:
+        check_results()
+    elif args.what == ['once']:
+        run_once()
+    else:
+        time_copies(emit)
+        time_operators(emit, args.what)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,1 @@
+"""Checkpoints: reading them without executing code, and comparing them with models."""

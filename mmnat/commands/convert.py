@@ -1,0 +1,62 @@
+"""Turn a published checkpoint of NAT, DiNAT or DiNAT_s into one for mmdet 3.x and mmseg 1.x.
+
+Takes classifiers, detectors and segmentors of the NAT release (mmdet 2.x, mmseg 0.x, Detectron2's
+Mask2Former) and Hugging Face's nat and dinat, and detects which of them a file is. Use what it writes as
+`load_from`, in `init_cfg=dict(type='Pretrained', checkpoint=...)` and with the other commands.
+"""
+
+import argparse
+import os.path as osp
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmnat.atomic_file import check_writable
+from mmnat.checkpoints.safety import forbid_unsafe_loading
+from mmnat.convert.checkpoint import convert, write
+from mmnat.errors import UserError, report_user_errors
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        'mmnat convert', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('src', help='the published checkpoint, a file or a URL')
+    parser.add_argument('dst', help='the file to write')
+    parser.add_argument(
+        '--config',
+        help='config of the model that the checkpoint is of, by default one that its weights tell; a'
+        ' Mask2Former becomes one of the framework of the config, by default of mmdet',
+    )
+    parser.add_argument('--force', action='store_true', help='replace the file to write')
+    return parser.parse_args(argv)
+
+
+def check_destination(src: str, dst: str, force: bool) -> None:
+    """Check before anything is read that the file can be written; raises UserError if not."""
+    folder = osp.dirname(dst) or '.'
+    if not osp.isdir(folder):
+        raise UserError(f'folder {folder} of {dst} does not exist', 'make it first, or name another')
+    if osp.realpath(src) == osp.realpath(dst):
+        raise UserError(f'{dst} is the checkpoint to convert', 'name another file to write')
+    if osp.isdir(dst):
+        raise UserError(f'{dst} is a folder', 'name a file in it')
+    if osp.exists(dst) and not force:
+        raise UserError(f'{dst} exists', 'name another file to write, or replace it with --force')
+    check_writable(Path(dst))
+
+
+@report_user_errors
+def main(argv: Sequence[str] | None = None) -> None:
+    """Convert a checkpoint and tell what was done."""
+    args = parse_args(argv)
+    check_destination(args.src, args.dst, args.force)
+    forbid_unsafe_loading()
+    converted = convert(args.src, args.config)
+    write(converted.checkpoint, args.dst)
+    print(*converted.report, sep='\n')
+    print(f'{args.dst}: {len(converted.checkpoint["state_dict"])} tensors')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,179 @@
+"""Draw the predictions of a detector or a segmentor on images."""
+
+import argparse
+import os.path as osp
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import DATASETS, VISUALIZERS
+from mmengine.runner import CheckpointLoader, load_checkpoint
+from mmengine.utils import scandir
+from mmengine.visualization import Visualizer
+
+from mmnat.atomic_file import atomic_write
+from mmnat.checkpoints.safety import forbid_unsafe_loading
+from mmnat.config import framework, read_config, require_fields
+from mmnat.errors import UserError, report_user_errors
+from mmnat.preflight.images import check_image
+from mmnat.preflight.models import build_model
+from mmnat.preflight.weights import check_checkpoint
+
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser('mmnat predict', description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('images', nargs='+', help='image files, or folders of them')
+    parser.add_argument('--out-dir', default='predictions', help='the directory for the pictures')
+    parser.add_argument(
+        '--score-thr', type=float, default=0.3, help='draw boxes and masks from this score on'
+    )
+    parser.add_argument('--device', default=get_device(), help='for example cpu or cuda:0')
+    return parser.parse_args(argv)
+
+
+def list_images(inputs: Sequence[str]) -> list[str]:
+    """List the image files that the arguments name, those of folders in order.
+
+    Args:
+        inputs (Sequence[str]): Files and folders.
+
+    Returns:
+        list[str]: The files, each checked to be an image.
+    """
+    paths = []
+    for name in inputs:
+        if not osp.isdir(name):
+            paths.append(name)
+            continue
+        found = sorted(scandir(name, IMAGE_SUFFIXES, recursive=True, case_sensitive=False))
+        if not found:
+            raise UserError(f'folder {name} has no images', 'name a folder with images')
+        paths.extend(osp.join(name, image) for image in found)
+    paths = list(dict.fromkeys(paths))
+    for path in paths:
+        check_image(path)
+    return paths
+
+
+def output_paths(images: Sequence[str], out_dir: str) -> list[str]:
+    """Give each image a file in ``out_dir``, numbered where names are equal.
+
+    Args:
+        images (Sequence[str]): The image files.
+        out_dir (str): The output directory.
+
+    Returns:
+        list[str]: The output files.
+    """
+    outputs, taken = [], set()
+    for image in images:
+        stem, suffix = osp.splitext(osp.basename(image))
+        name, number = f'{stem}{suffix}', 1
+        # Some file systems do not tell upper from lower case.
+        while name.lower() in taken:
+            number += 1
+            name = f'{stem}_{number}{suffix}'
+        taken.add(name.lower())
+        outputs.append(osp.join(out_dir, name))
+    overwritten = {osp.realpath(image) for image in images} & set(map(osp.realpath, outputs))
+    if overwritten:
+        raise UserError(
+            f'--out-dir {out_dir} would overwrite the image {min(overwritten)}',
+            'choose another --out-dir',
+        )
+    return outputs
+
+
+def check_device(device: str) -> None:
+    """Raise :class:`UserError` if a device is not there."""
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f'--device {device} is not available: {reason}', 'use cpu') from error
+
+
+def build_predictor(cfg: Config, args: argparse.Namespace) -> Callable[[str], np.ndarray]:
+    """Load the model.
+
+    Args:
+        cfg (Config): The config.
+        args (argparse.Namespace): The options.
+
+    Returns:
+        Callable: Draws the predictions for an image file, as an RGB array.
+    """
+    if framework(cfg) == 'mmdet':
+        from mmdet.apis import inference_detector as infer
+        from mmdet.apis import init_detector as init
+
+        options = dict(draw_gt=False, pred_score_thr=args.score_thr)
+    else:
+        from mmseg.apis import inference_model as infer
+        from mmseg.apis import init_model as init
+
+        options = dict(draw_gt=False)
+    if _names_classes(args.checkpoint):
+        model = init(cfg, args.checkpoint, device=args.device)
+    else:
+        model = init(cfg, device=args.device)
+        load_checkpoint(model, args.checkpoint, map_location='cpu')
+        dataset = DATASETS.build({**cfg.test_dataloader.dataset, 'lazy_init': True})
+        model.dataset_meta = dataset.metainfo
+    visualizer = _build_visualizer(cfg, model.dataset_meta)
+
+    def predict(path: str) -> np.ndarray:
+        image = mmcv.imread(path, channel_order='rgb')
+        visualizer.add_datasample('prediction', image, infer(model, path), **options)
+        return visualizer.get_image()
+
+    return predict
+
+
+def _names_classes(path: str) -> bool:
+    # Bare weights do not; mmdet would name COCO's classes then, and mmseg fail.
+    checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    return not {'dataset_meta', 'CLASSES'}.isdisjoint(checkpoint.get('meta') or {})
+
+
+def _build_visualizer(cfg: Config, dataset_meta: dict) -> Visualizer:
+    # The pictures are written here, so the visualizer needs no backend.
+    visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None))
+    visualizer.dataset_meta = dataset_meta
+    return visualizer
+
+
+def save_image(image: np.ndarray, path: str) -> None:
+    """Write an RGB image."""
+    with atomic_write(Path(path)) as unfinished:
+        mmcv.imwrite(mmcv.rgb2bgr(image), str(unfinished))
+
+
+@report_user_errors
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw the predictions for each image and print where they are."""
+    args = parse_args(argv)
+    forbid_unsafe_loading()
+    cfg = read_config(args.config)
+    require_fields(cfg, 'model', 'visualizer', 'test_dataloader')
+    images = list_images(args.images)
+    outputs = output_paths(images, args.out_dir)
+    check_device(args.device)
+    check_checkpoint(args.checkpoint, build_model(cfg))
+    predict = build_predictor(cfg, args)
+    for image, output in zip(images, outputs, strict=True):
+        save_image(predict(image), output)
+        print(output, flush=True)
+
+
+if __name__ == '__main__':
+    main()

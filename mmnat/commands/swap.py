@@ -1,0 +1,98 @@
+"""Swap NAT, DiNAT or DiNAT_s into any config of mmdet or mmseg, and say what changed and why.
+
+CONFIG is a path, or names a config of an installed package: mmdet::retinanet/retinanet_r50_fpn_1x_coco.py.
+"""
+
+import argparse
+import os.path as osp
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
+
+from mmengine.config import Config
+
+from mmnat.config import framework, read_config
+from mmnat.errors import UserError, report_user_errors
+from mmnat.swap import NAMES, Framework, Report, SwapRefused, load_framework, swap
+from mmnat.swap.check.compare import comparison
+from mmnat.swap.check.files import write_config
+from mmnat.swap.check.running import DoesNotRun, check_runs, quiet
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        'mmnat swap', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='path, or mmdet::... or mmseg::...')
+    parser.add_argument('--backbone', required=True, metavar='NAME', help=f'one of {", ".join(NAMES)}')
+    parser.add_argument(
+        '--pretrained',
+        default='published',
+        metavar='FILE',
+        help="weights of the backbone, by default the variant's published ImageNet weights; none for none",
+    )
+    parser.add_argument(
+        '--optimizer',
+        choices=['keep', 'nat'],
+        default='keep',
+        help="the config's own (default), or the published AdamW",
+    )
+    parser.add_argument('--out', metavar='NEW.py', help='write the new config, complete in itself')
+    parser.add_argument('--force', action='store_true', help='overwrite NEW.py')
+    parser.add_argument(
+        '--check',
+        action='store_true',
+        help='build the model, run a loss step and a prediction on random data, count parameters and MACs',
+    )
+    args = parser.parse_args(argv)
+    if args.out and not args.out.endswith('.py'):
+        parser.error(f'--out must end in .py, got {args.out}')
+    if args.out:
+        args.out = osp.expanduser(args.out)
+    return args
+
+
+def swapped(args: argparse.Namespace) -> tuple[Config, Config, Framework, Report]:
+    """The config before and after, its framework, and what changed."""
+    with redirect_stdout(StringIO()):  # remarks of the frameworks
+        cfg = read_config(args.config)
+        loaded = load_framework(framework(cfg))
+    pretrained = None if args.pretrained == 'none' else args.pretrained
+    try:
+        new, report = swap(cfg, loaded, args.backbone, pretrained, args.optimizer)
+    except SwapRefused as refusal:
+        raise UserError(f'{args.config}: {refusal}', 'nothing was written') from refusal
+    return cfg, new, loaded, report
+
+
+def check(cfg: Config, new: Config, loaded: Framework) -> None:
+    """Run the new model, and print the sizes of both."""
+    try:
+        notes = check_runs(new, loaded.registry)
+    except DoesNotRun as error:
+        raise UserError(f'the swapped model does not run: {error}', 'nothing was written') from error
+    print('a loss step and a prediction ran on random data')
+    for note in notes:
+        print(f'  note: {note}')
+    with quiet():
+        print(comparison(cfg, new, loaded))
+
+
+@report_user_errors
+def main(argv: Sequence[str] | None = None) -> None:
+    """Swap the backbone of a config."""
+    args = parse_args(argv)
+    if args.out and osp.exists(args.out) and not args.force:
+        raise UserError(f'--out {args.out} exists', 'name another file, or give --force')
+    cfg, new, loaded, report = swapped(args)
+    print(f'{args.config}: {args.backbone} in the place of its backbone\n{report}')
+    if args.check:
+        check(cfg, new, loaded)
+    if args.out:
+        write_config(new, args.out)
+        print(f'written: {args.out}')
+
+
+if __name__ == '__main__':
+    main()

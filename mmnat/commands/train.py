@@ -1,0 +1,73 @@
+"""Train a detector of mmdet or a segmentor of mmseg."""
+
+import argparse
+import os.path as osp
+from collections.abc import Sequence
+
+from mmengine.config import Config
+
+from mmnat.checkpoints.safety import forbid_unsafe_loading
+from mmnat.config import require_fields
+from mmnat.errors import UserError, report_user_errors
+from mmnat.launch.amp import enable_amp
+from mmnat.launch.distributed import configure_distribution
+from mmnat.launch.memory import keep_freed_memory
+from mmnat.launch.options import add_config_options, load_config
+from mmnat.launch.processes import end_together
+from mmnat.launch.runner import build_runner
+from mmnat.preflight.checks import check_training
+from mmnat.preflight.models import build_model
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser('mmnat train', description=__doc__)
+    parser.add_argument('config', help='config file')
+    add_config_options(parser)
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='PATH',
+        help='go on from a checkpoint, by default from the latest in the work directory',
+    )
+    parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
+    parser.add_argument(
+        '--auto-scale-lr', action='store_true', help='scale the learning rate to the batch size'
+    )
+    return parser.parse_args(argv)
+
+
+def apply_options(cfg: Config, args: argparse.Namespace) -> None:
+    """Apply the options of the command line that only training has."""
+    if args.amp or cfg.optim_wrapper.get('type') == 'AmpOptimWrapper':
+        enable_amp(cfg)
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise UserError(
+                f'--auto-scale-lr finds no auto_scale_lr.base_batch_size in {args.config}',
+                'add auto_scale_lr = dict(enable=False, base_batch_size=...) to the config',
+            )
+        cfg.auto_scale_lr.enable = True
+    if args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else osp.expanduser(args.resume)
+
+
+@report_user_errors
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train the model of a config."""
+    args = parse_args(argv)
+    end_together()
+    keep_freed_memory()
+    forbid_unsafe_loading()
+    cfg = load_config(args)
+    require_fields(cfg, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
+    apply_options(cfg, args)
+    configure_distribution(cfg)
+    check_training(cfg, build_model(cfg))
+    build_runner(cfg).train()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,1 @@
+"""Parts of ``mmnat convert``: published checkpoints into those of today's models."""

@@ -1,0 +1,97 @@
+"""What the names and shapes in a state dict say about the model that it is of."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from mmnat.errors import UserError
+
+#: Beginnings of names that only one kind of model has; the first kind that fits counts.
+KINDS = {
+    'Mask2Former': 'panoptic_head.pixel_decoder.',
+    'Cascade Mask R-CNN': 'roi_head.bbox_head.0.',
+    'Mask R-CNN': 'roi_head.mask_head.',
+    'UPerNet': 'decode_head.psp_modules.',
+}
+_BLOCK = re.compile(r'(?P<levels>levels|layers)\.(?P<level>\d+)\.blocks\.(?P<block>\d+)\.(?P<name>.+)')
+
+
+def has_blocks(weights: Mapping[str, Tensor], prefix: str) -> bool:
+    """Whether the names are those of NAT, DiNAT or DiNAT_s behind a prefix.
+
+    Args:
+        weights: Name to tensor.
+        prefix: Of the backbone's names.
+    """
+    return any(match['name'] == 'attn.rpb' for match, _ in _blocks(weights, prefix))
+
+
+def backbone_settings(weights: Mapping[str, Tensor], prefix: str, path: str) -> dict[str, Any]:
+    """The arguments of the backbone that has these weights.
+
+    Dilations, which change no weight, are not among them: DiNAT counts as NAT.
+
+    Args:
+        weights: Name to tensor.
+        prefix: Of the backbone's names.
+        path: The file, for messages.
+
+    Returns:
+        dict: ``type``, and the arguments.
+    """
+    depths: dict[int, int] = {}
+    samples: dict[int, dict[str, Tensor]] = {}
+    for match, weight in _blocks(weights, prefix):
+        level = int(match['level'])
+        depths[level] = max(depths.get(level, 0), int(match['block']) + 1)
+        samples.setdefault(level, {}).setdefault(match['name'], weight)
+        family = match['levels']
+    for level in range(max(depths) + 1):
+        _check_sample(samples.get(level, {}), f'{prefix}{family}.{level}', path)
+    ordered = [samples[level] for level in sorted(samples)]
+    hidden, embed_dim = ordered[0]['mlp.fc1.weight'].shape
+    settings = dict(
+        type='NAT' if family == 'levels' else 'DiNAT_s',
+        embed_dim=embed_dim,
+        depths=[depths[level] for level in sorted(depths)],
+        num_heads=[len(sample['attn.rpb']) for sample in ordered],
+        mlp_ratio=hidden / embed_dim,
+        kernel_size=(ordered[0]['attn.rpb'].shape[-1] + 1) // 2,
+    )
+    if 'gamma1' in ordered[0]:
+        settings['layer_scale'] = 1e-5
+    if 'attn.qkv.bias' not in ordered[0]:
+        settings['qkv_bias'] = False
+    return settings
+
+
+def model_kind(weights: Mapping[str, Tensor], path: str) -> str:
+    """The kind of detector or segmentor, one of :data:`KINDS`; raises UserError where it is another."""
+    for kind, beginning in KINDS.items():
+        if any(name.startswith(beginning) for name in weights):
+            return kind
+    raise UserError(
+        f'checkpoint {path} is of another model than {", ".join(KINDS)}',
+        'name the config of its model with --config',
+    )
+
+
+def _blocks(weights: Mapping[str, Tensor], prefix: str) -> list[tuple[re.Match, Tensor]]:
+    matches = [
+        (_BLOCK.fullmatch(name.removeprefix(prefix)), weight)
+        for name, weight in weights.items()
+        if name.startswith(prefix)
+    ]
+    return [(match, weight) for match, weight in matches if match]
+
+
+def _check_sample(sample: Mapping[str, Tensor], level: str, path: str) -> None:
+    """Refuse a level that does not tell its size."""
+    for name, dims in (('attn.rpb', 3), ('mlp.fc1.weight', 2)):
+        if name not in sample or sample[name].dim() != dims:
+            raise UserError(
+                f'checkpoint {path} has no {level}.blocks.*.{name} of {dims} dimensions',
+                'copy or download it again',
+            )

@@ -1,0 +1,58 @@
+"""The layouts of published checkpoints that can be converted, and telling which one a file has."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+
+from torch import Tensor, nn
+
+from mmnat.errors import UserError, abbreviate
+
+from . import classification, detectron2, huggingface, openmmlab
+from .renaming import Conversion
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way to name the tensors of a model.
+
+    Attributes:
+        name: What has it, for messages.
+        recognises: Whether a state dict has it.
+        convert: Turns a state dict into one for models of today; also takes the model of the given
+            config, or None.
+    """
+
+    name: str
+    recognises: Callable[[Mapping[str, Tensor]], bool]
+    convert: Callable[[Mapping[str, Tensor], nn.Module | None], Conversion]
+
+
+def _of(module: ModuleType) -> Layout:
+    """The layout of a module whose conversion does not depend on the config."""
+    return Layout(module.NAME, module.recognises, lambda weights, model: module.convert(weights))
+
+
+#: The first one that recognises a state dict is its layout.
+LAYOUTS = (
+    _of(huggingface),
+    Layout(detectron2.NAME, detectron2.recognises, detectron2.convert),
+    _of(openmmlab),
+    _of(classification),
+)
+
+
+def layout_of(weights: Mapping[str, Tensor], path: str) -> Layout:
+    """Return the layout of a state dict; raises UserError where it has none of them."""
+    for layout in LAYOUTS:
+        if layout.recognises(weights):
+            return layout
+    raise UserError(
+        f'checkpoint {path} has none of the layouts that can be converted: its tensors are'
+        f' {abbreviate(sorted(weights), 3)}',
+        f'give one of {_listed([layout.name for layout in LAYOUTS])}',
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f'{", ".join(names[:-1])}, or {names[-1]}'

@@ -1,0 +1,1 @@
+"""Starting a training or a test: config, precision, processes, memory, runner."""

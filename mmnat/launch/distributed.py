@@ -1,0 +1,64 @@
+"""Distributed runs on machines without a GPU, which mmengine does not set up itself."""
+
+import os
+from typing import Any
+
+import torch
+from mmengine.config import Config
+
+from mmnat.errors import UserError
+
+
+def configure_distribution(cfg: Config) -> None:
+    """Fit a config to the launcher and to the devices that are there.
+
+    Over CPUs the processes talk through gloo, the model wrapper gets no device ids, and
+    synchronized batch norm, which only runs on GPUs, becomes plain batch norm. Where training
+    is not distributed, mmengine's runner replaces synchronized batch norm.
+
+    Args:
+        cfg (Config): The config; changed in place.
+    """
+    if cfg.launcher == 'pytorch' and 'RANK' not in os.environ:
+        raise UserError(
+            '--launcher pytorch finds no RANK in the environment',
+            'start the run through torchrun, tools/dist_train.sh or tools/dist_test.sh',
+        )
+    if not _distributed_on_cpu(cfg):
+        return
+    if cfg.launcher != 'pytorch':
+        raise UserError(
+            f'--launcher {cfg.launcher} needs a CUDA device, and there is none',
+            'use --launcher pytorch, which also runs on CPUs',
+        )
+    cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
+    wrapper = dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    cfg.model_wrapper_cfg = {**wrapper, **cfg.get('model_wrapper_cfg', {}), 'device_ids': None}
+    _replace_sync_bn(cfg.model)
+
+
+def init_distribution(cfg: Config) -> None:
+    """Join the process group of a run distributed over CPUs."""
+    # mmengine's init_dist selects a CUDA device whatever the backend; it leaves a group that
+    # is already there alone.
+    if _distributed_on_cpu(cfg) and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
+
+
+def _distributed_on_cpu(cfg: Config) -> bool:
+    return cfg.launcher != 'none' and not torch.cuda.is_available()
+
+
+def _replace_sync_bn(cfg: Any) -> None:
+    if isinstance(cfg, dict):
+        if cfg.get('type') in ('SyncBN', 'MMSyncBN'):
+            cfg['type'] = 'BN'
+        for value in cfg.values():
+            _replace_sync_bn(value)
+    elif isinstance(cfg, (list, tuple)):
+        for value in cfg:
+            _replace_sync_bn(value)

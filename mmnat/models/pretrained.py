@@ -1,0 +1,150 @@
+"""Published weights into a backbone: classification, detection or segmentation checkpoints."""
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from mmnat.checkpoints.reading import WITHOUT_WEIGHTS, local_file, read_checkpoint
+from mmnat.errors import CheckpointError
+
+#: What checkpoints hold weights under; where timm saved averaged ones too, those are the published ones.
+STATE_DICTS = ('state_dict_ema', 'state_dict', 'model')
+# Parts of a model that are not the backbone: a classifier's last norm and head. The backbone's own
+# norms have a number.
+_CLASSIFIER = re.compile(r'(norm|head)\.')
+# Output norms exist only in models for dense prediction.
+_OUTPUT_NORM = re.compile(r'norm\d+\.')
+
+
+def require_pretrained(path: str) -> None:
+    """Find the file of pretrained weights, downloading it if need be.
+
+    Raises:
+        CheckpointError: where it does not exist or cannot be downloaded.
+    """
+    local_file(
+        path,
+        'correct the path, give the URL of a published one (they are in the configs and in'
+        f' mmnat/models/published.py), or {WITHOUT_WEIGHTS}',
+    )
+
+
+def load_pretrained(backbone: nn.Module, path: str, prefix: str = '') -> None:
+    """Load published weights into a backbone and log what was missing or not used.
+
+    Takes the state dict as it is or under one of :data:`STATE_DICTS`; strips 'module.' and 'backbone.';
+    ignores neck and heads; resizes relative position biases of another kernel size. Output norms that
+    the checkpoint lacks keep their initial values.
+
+    Args:
+        backbone: NAT, DiNAT or DiNAT_s.
+        path: local file or URL.
+        prefix: of the backbone's keys in the checkpoint. Default: 'backbone.' where there are such keys.
+
+    Raises:
+        CheckpointError: where the file cannot be read, or its weights are of another architecture.
+    """
+    source = backbone_weights(read_checkpoint(path), path, prefix)
+    target = backbone.state_dict()
+    resized = []
+    for name, weight in source.items():
+        if name.endswith('.rpb') and name in target and weight.shape != target[name].shape:
+            source[name] = resize_rpb(weight, target[name].shape, name, path)
+            resized.append(name)
+    missing = sorted(target.keys() - source.keys())
+    unexpected = sorted(source.keys() - target.keys())
+    wrong = [
+        f'{name} is {tuple(source[name].shape)} in the file and {tuple(weight.shape)} in the model'
+        for name, weight in target.items()
+        if name in source and source[name].shape != weight.shape
+    ]
+    wrong += [f'{name} is missing' for name in missing if not _OUTPUT_NORM.match(name)]
+    wrong += [f'{name} is not in the model' for name in unexpected if not _OUTPUT_NORM.match(name)]
+    if wrong:
+        raise CheckpointError(
+            f'checkpoint {path} is of another architecture than the {type(backbone).__name__} it was to'
+            f' initialise: {len(wrong)} differences, {"; ".join(wrong[:3])}; give the weights of the same'
+            ' variant, or make arch, depths and layer_scale of the backbone those of the weights'
+        )
+    backbone.load_state_dict(source, strict=False)
+    print_log(
+        f'{len(source) - len(unexpected)} tensors loaded from {path}; initialised anew:'
+        f' {", ".join(missing) or "none"}; not used: {", ".join(unexpected) or "none"};'
+        f' resized: {len(resized)} relative position biases',
+        logger='current',
+    )
+
+
+def backbone_weights(checkpoint: object, path: str, prefix: str = '') -> dict[str, Tensor]:
+    """The backbone's part of a classification, detection or segmentation checkpoint.
+
+    Args:
+        checkpoint: what the file holds.
+        path: the file, for messages.
+        prefix: as for :func:`load_pretrained`.
+
+    Raises:
+        CheckpointError: where it holds no weights.
+    """
+    weights = state_dict_of(checkpoint, path)
+    start = prefix or 'backbone.'
+    detector = {
+        name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)
+    }
+    if prefix and not detector:
+        raise CheckpointError(f'checkpoint {path} has no keys that start with {prefix!r}; correct prefix')
+    return detector or {name: value for name, value in weights.items() if not _CLASSIFIER.match(name)}
+
+
+def state_dict_of(checkpoint: object, path: str) -> dict[str, Tensor]:
+    """The weights in a checkpoint, without the prefix of data parallelism.
+
+    Args:
+        checkpoint: what the file holds: a state dict, or one under one of :data:`STATE_DICTS`.
+        path: the file, for messages.
+
+    Raises:
+        CheckpointError: where it holds no weights.
+    """
+    for name in STATE_DICTS:
+        if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(name), Mapping):
+            checkpoint = checkpoint[name]
+    entries = checkpoint.items() if isinstance(checkpoint, Mapping) else ()
+    weights = {
+        name.removeprefix('module.'): torch.as_tensor(value)
+        for name, value in entries
+        if isinstance(name, str) and _is_weight(value)
+    }
+    if not weights:
+        raise CheckpointError(f'checkpoint {path} holds no state dict; give a file of weights')
+    return weights
+
+
+def _is_weight(value: object) -> bool:
+    # Detectron2 saves arrays as well.
+    return isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in 'biuf')
+
+
+def resize_rpb(rpb: Tensor, shape: torch.Size, name: str = 'rpb', path: str = '') -> Tensor:
+    """Resize a relative position bias to another kernel size, bicubically, ends onto ends.
+
+    Args:
+        rpb: ``(heads, 2 * k_h - 1, 2 * k_w - 1)``.
+        shape: the wanted shape, of the same heads.
+        name: of the parameter, for messages.
+        path: of the checkpoint, for messages.
+
+    Raises:
+        CheckpointError: where the number of heads differs.
+    """
+    if rpb.dim() != 3 or rpb.shape[0] != shape[0]:
+        raise CheckpointError(
+            f'checkpoint {path} is of another architecture: {name} is {tuple(rpb.shape)} in the file and'
+            f' {tuple(shape)} in the model, which has {shape[0]} heads; give weights of the same variant'
+        )
+    return F.interpolate(rpb[None], shape[1:], mode='bicubic', align_corners=True)[0]

@@ -1,0 +1,47 @@
+"""All checks of a run, made before it creates anything."""
+
+from mmengine.config import Config
+from torch import nn
+
+from .datasets import check_datasets
+from .models import check_num_classes
+from .registries import check_runtime_types
+from .weights import check_checkpoint, check_load_from, check_pretrained, check_resume
+
+
+def check_training(cfg: Config, model: nn.Module) -> None:
+    """Check types, data sets, numbers of classes and weights of a training.
+
+    Args:
+        cfg: The config.
+        model: Its model, built and not initialized. Weights are loaded into it.
+
+    Raises:
+        UserError: If something the user can correct is wrong.
+        CheckpointError: If a checkpoint cannot be used.
+    """
+    check_runtime_types(cfg, train=True)
+    datasets = check_datasets(cfg, ('train_dataloader', 'val_dataloader'))
+    check_num_classes(model, datasets)
+    check_pretrained(model)
+    if cfg.get('resume'):
+        check_resume(cfg, model)
+    elif cfg.get('load_from'):
+        check_load_from(cfg.load_from, model)
+
+
+def check_testing(cfg: Config, model: nn.Module) -> None:
+    """Check types, the checkpoint ``load_from``, data sets and numbers of classes of a test.
+
+    Args:
+        cfg: The config.
+        model: Its model. Weights are loaded into it.
+
+    Raises:
+        UserError: If something the user can correct is wrong.
+        CheckpointError: If the checkpoint cannot be used.
+    """
+    check_runtime_types(cfg, train=False)
+    if cfg.get('load_from'):
+        check_checkpoint(cfg.load_from, model)
+    check_num_classes(model, check_datasets(cfg, ('test_dataloader',)))

@@ -1,0 +1,142 @@
+"""The data sets of a config, checked before a run creates anything."""
+
+import os.path as osp
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.registry import DATASETS, TRANSFORMS
+
+from mmnat.config import framework
+from mmnat.errors import UserError
+
+from .coco import check_coco_dataset
+from .registries import build_registered, check_type
+from .segmentation import check_segmentation_dataset
+
+# Where the data sets of the published models are to be had, by their type in configs.
+_COCO = ('COCO 2017', 'https://cocodataset.org/#download')
+_ADE20K = ('ADE20K (ADEChallengeData2016)', 'https://ade20k.csail.mit.edu')
+_CITYSCAPES = ('Cityscapes', 'https://www.cityscapes-dataset.com')
+_PUBLIC = {
+    'CocoDataset': _COCO,
+    'CocoPanopticDataset': _COCO,
+    'ADE20KDataset': _ADE20K,
+    'ADE20KInstanceDataset': _ADE20K,
+    'ADE20KPanopticDataset': _ADE20K,
+    'CityscapesDataset': _CITYSCAPES,
+    'CityscapesPanopticDataset': _CITYSCAPES,
+}
+
+
+@dataclass
+class ConfigDataset:
+    """A data set of the config that is not a wrapper around others.
+
+    Args:
+        field (str): Where it is in the config.
+        dataset (BaseDataset): The data set, its paths joined, its annotations not loaded.
+        local (bool): Whether its files are on a local disk.
+    """
+
+    field: str
+    dataset: BaseDataset
+    local: bool
+
+    @property
+    def classes(self) -> Sequence[str] | None:
+        """Names of the classes, None if they come with the annotations."""
+        return self.dataset.metainfo.get('classes')
+
+
+def check_datasets(cfg: Config, dataloaders: Sequence[str]) -> list[ConfigDataset]:
+    """Check the data sets that some data loaders read.
+
+    Data sets on remote storage are only built, since looking at their files takes long.
+
+    Args:
+        cfg (Config): The config.
+        dataloaders (Sequence[str]): Fields of the data loaders.
+
+    Returns:
+        list[ConfigDataset]: The data sets.
+    """
+    datasets = []
+    for name in dataloaders:
+        if cfg.get(name) is None:
+            continue
+        for field, leaf in _leaves(cfg[name].dataset, f'{name}.dataset'):
+            dataset = _build(field, leaf)
+            if dataset is None:
+                continue
+            datasets.append(dataset)
+            if dataset.local:
+                _check_files(cfg, dataset)
+    return datasets
+
+
+def _leaves(cfg: Any, field: str) -> Iterator[tuple[str, Any]]:
+    """Descend through RepeatDataset, ConcatDataset and the like."""
+    if 'dataset' not in cfg and 'datasets' not in cfg:
+        yield field, cfg
+        return
+    check_type(cfg.get('type'), f'{field}.type', DATASETS)
+    for index, transform in enumerate(cfg.get('pipeline') or []):
+        check_type(transform.get('type'), f'{field}.pipeline[{index}].type', TRANSFORMS)
+    if 'dataset' in cfg:
+        yield from _leaves(cfg.dataset, f'{field}.dataset')
+    for index, part in enumerate(cfg.get('datasets') or []):
+        yield from _leaves(part, f'{field}.datasets[{index}]')
+
+
+def _build(field: str, leaf: Any) -> ConfigDataset | None:
+    check_type(leaf.get('type'), f'{field}.type', DATASETS)
+    local = _is_local(leaf)
+    root = leaf.get('data_root')
+    if local and root and not osp.isdir(root):
+        raise UserError(f'{field}.data_root = {root!r} is not a folder', _where_to_get(field, leaf))
+    lazy = {**leaf, 'lazy_init': True}
+    try:
+        dataset = build_registered(lambda: DATASETS.build(lazy), leaf, field)
+    except ImportError as error:  # of a package that only some transforms need, such as panopticapi
+        raise UserError(f'{field} ({leaf.type}): {str(error).rstrip(".")}', 'install it') from error
+    except (AssertionError, ValueError) as error:
+        # How the data sets of the frameworks refuse paths and class names.
+        reason = str(error) or 'its paths or classes are refused'
+        raise UserError(f'{field} ({leaf.type}): {reason}', 'correct its paths and metainfo') from error
+    return ConfigDataset(field, dataset, local) if isinstance(dataset, BaseDataset) else None
+
+
+def _where_to_get(field: str, leaf: Any) -> str:
+    remedy = f'correct the path, on the command line --cfg-options {field}.data_root=FOLDER'
+    if leaf.type not in _PUBLIC or leaf.get('metainfo'):  # data of the user's own have other classes
+        return remedy
+    name, url = _PUBLIC[leaf.type]
+    return f'get {name} from {url} and put or link it there, or {remedy}; make demo trains without it'
+
+
+def _is_local(leaf: Any) -> bool:
+    backend = (leaf.get('backend_args') or {}).get('backend', 'local')
+    paths = [leaf.get('data_root'), leaf.get('ann_file'), *(leaf.get('data_prefix') or {}).values()]
+    return backend in ('local', 'disk') and not any('://' in (path or '') for path in paths)
+
+
+def _check_files(cfg: Config, config_dataset: ConfigDataset) -> None:
+    field, dataset = config_dataset.field, config_dataset.dataset
+    if dataset.ann_file and not osp.exists(dataset.ann_file):
+        raise UserError(
+            f'{field}.ann_file: {dataset.ann_file} does not exist',
+            'correct ann_file or data_root',
+        )
+    for key, folder in dataset.data_prefix.items():
+        if folder and not osp.isdir(folder):
+            raise UserError(
+                f'{field}.data_prefix.{key}: {folder} is not a folder',
+                'correct data_prefix or data_root',
+            )
+    if framework(cfg) == 'mmdet':
+        check_coco_dataset(dataset, field)
+    else:
+        check_segmentation_dataset(dataset, field)

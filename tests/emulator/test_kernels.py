@@ -1,0 +1,256 @@
+"""What the CUDA kernels compute, on the CPU: emulated (tests/emulator/simt) and watched by sanitizers."""
+
+import math
+import random
+from functools import partial
+
+import not_finite
+import pytest
+import torch
+from attention import NAMES, Problem, draw_inputs, gradients, laid_out
+from golden import OPERATOR_CASES, expected, relative_error
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simt import build
+from simt.kernels import Kernels, Worker
+from test_operator_numerics import golden_inputs
+
+from natten_ops.reference import neighborhood_attention_reference
+
+pytestmark = pytest.mark.skipif(not build.asan_library(), reason='needs GCC and its AddressSanitizer')
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+HALF = (torch.bfloat16, torch.float16)
+HEAD_DIMS = (1, 3, 8, 16, 24, 32, 40, 64, 128)
+#: Ascending, descending, and at random.
+ORDERS = (0, 1, 7)
+#: Largest difference allowed, over the largest value wanted where that exceeds 1.
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+
+# Pairs of a query and a key, times channels, of a drawn problem; bounds the time of a test.
+_MOST_PRODUCTS = 400_000
+
+
+@pytest.fixture(scope='module')
+def worker():
+    worker = Worker()
+    yield worker
+    worker.close()
+
+
+def compute_type(dtype):
+    return torch.float32 if dtype in HALF else dtype
+
+
+def check(kernels: Kernels, problem: Problem, scale: float | None = None) -> None:
+    """Output, log-sum-exp and all gradients against the reference in float64."""
+    inputs, grad = draw_inputs(problem)
+    scale = problem.head_dim**-0.5 if scale is None else scale
+    axes = (problem.kernel_size, problem.dilation, scale)
+
+    query, key, value, *rpb = (t.detach() for t in inputs)
+    bias = rpb[0] if rpb else None
+    output, logsumexp = kernels.forward(query, key, value, bias, *axes)
+    actual = [output, logsumexp]
+    actual += kernels.backward(grad, query, key, value, output, bias, logsumexp, *axes)
+
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    bias = exact[3] if problem.rpb else None
+    wanted = [*neighborhood_attention_reference(*exact[:3], *axes[:2], bias, scale)]
+    # The backward starts from the rounded output. A logit's gradient is weight * (... - grad * output), and
+    # the log-sum-exp's is the weight, so the rounding acts as a gradient of the log-sum-exp.
+    rounding = (output.double() - wanted[0]) * grad.double()
+    wanted += torch.autograd.grad(wanted, exact, [grad.double(), -rounding.sum(-1).detach()])
+
+    names = ('output', 'logsumexp', *NAMES[: len(inputs)])
+    for name, a, w in zip(names, actual, wanted, strict=True):
+        error = float((a.double() - w).detach().abs().max())
+        # The bias' gradient sums over all tokens, and its terms may cancel where their roundings do not.
+        terms = problem.batch * math.prod(problem.spatial) if name == 'rpb' else 1
+        magnitude = max(1.0, 0.1 * terms**0.5, float(w.detach().abs().max()))
+        assert error <= TOLERANCES[problem.dtype] * magnitude, (name, error, problem, scale)
+
+
+@pytest.mark.parametrize('case', OPERATOR_CASES, ids=lambda case: f'cuda-{case["name"]}')
+def test_golden(worker, case, record_property):
+    inputs, grad = golden_inputs(case)
+    kernels = Kernels(worker, ORDERS)
+    results = gradients(kernels.attend, inputs, grad, case['kernel_size'], case['dilation'])
+    wanted = expected(case)
+    names = ['output', *(f'grad_{name}' for name in NAMES[: len(inputs)])]
+    for name, result in zip(names, results, strict=True):
+        error = relative_error(result, wanted[name])
+        record_property(name, error)
+        assert error <= 1e-5, (name, error)
+
+
+def random_problem(source: random.Random, dtype: torch.dtype) -> Problem:
+    """A small problem, often with tokens that lie as the matrix kernels want them."""
+    rank = source.choice((1, 2, 2))
+    head_dim = source.choice(HEAD_DIMS)
+    pairs = _MOST_PRODUCTS // max(32, head_dim)
+    axes = []
+    for axis in range(rank):
+        most = pairs ** (1 / (rank - axis))  # for this axis
+        k = source.choice([k for k in (1, 2, 3, 3, 4, 5, 5, 7, 7, 8, 9, 11, 13) if k * k <= most])
+        length = source.randint(k, max(k, min(200 if rank == 1 else 40, int(most / k))))
+        d = source.choice((1, 1, min(2, length // k), length // k, source.randint(1, length // k)))
+        axes.append((length, k, d))
+        pairs //= length * k
+    source.shuffle(axes)
+    spatial, kernel_size, dilation = zip(*axes, strict=True)
+    heads = source.randint(1, max(1, min(3, pairs)))
+    batch = source.randint(1, max(1, min(2, pairs // heads)))
+    if source.random() < 0.8:
+        layouts = source.choices(('contiguous', 'fused'), k=4)
+    else:
+        layouts = source.choices(('contiguous', 'fused', 'transposed', 'sliced', 'expanded'), k=4)
+    rpb = source.choice((None, compute_type(dtype)))
+    seed = source.randrange(1000)
+    return Problem(batch, spatial, heads, head_dim, kernel_size, dilation, dtype, rpb, tuple(layouts), seed)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('dtype', DTYPES, ids=str)
+def test_against_float64_reference(worker, dtype):
+    @settings(max_examples=40, deadline=None)
+    @given(st.randoms(use_true_random=False))
+    def run(source):
+        problem = random_problem(source, dtype)
+        kernels = Kernels(worker, (0, source.randint(1, 1000)))
+        kernels.scalar = source.random() < 0.2
+        kernels.capability = source.choice((75, 80, 90))
+        layout = source.choice(('contiguous',) * 4 + ('fused', 'fused', 'transposed', 'sliced'))
+        kernels.layout = lambda like: laid_out(like.shape, layout, like.dtype, None)
+        check(kernels, problem, source.choice((None, None, 1.0, 0.07)))
+
+    run()
+
+
+@pytest.mark.parametrize(
+    ('spatial', 'kernel_size', 'dilation', 'head_dim', 'heads'),
+    [
+        ((7, 7), (7, 7), (1, 1), 32, 2),  # one window
+        ((20, 33), (7, 7), (1, 1), 32, 1),
+        ((29, 22), (7, 7), (3, 3), 32, 1),
+        ((28, 30), (7, 7), (4, 4), 16, 1),  # the largest dilation that fits
+        ((13, 17), (13, 13), (1, 1), 64, 1),
+        ((9, 40), (3, 9), (3, 2), 24, 3),
+        ((40, 6), (11, 1), (2, 3), 8, 2),
+        ((1, 70), (1, 5), (1, 1), 40, 1),
+        ((17, 12), (4, 6), (2, 1), 128, 1),
+        ((150,), (13,), (1,), 64, 1),
+        ((131,), (7,), (18,), 32, 2),
+        ((64,), (8,), (8,), 128, 1),
+        ((5,), (5,), (1,), 3, 2),
+        ((1,), (1,), (1,), 1, 1),
+    ],
+)
+@pytest.mark.parametrize('dtype', DTYPES, ids=str)
+def test_orders_of_threads_do_not_change_results(
+    worker, spatial, kernel_size, dilation, head_dim, heads, dtype
+):
+    layouts = ('fused', 'fused', 'fused', 'contiguous')
+    bias = compute_type(dtype)
+    problem = Problem(1, spatial, heads, head_dim, kernel_size, dilation, dtype, bias, layouts)
+    kernels = Kernels(worker, ORDERS)
+    check(kernels, problem)
+    assert kernels.covered == (dtype in HALF and head_dim % 8 == 0)
+
+
+@pytest.mark.parametrize('dtype', HALF, ids=str)
+@pytest.mark.parametrize('capability', [75, 80])
+def test_matrix_kernels_of_older_devices(worker, dtype, capability):
+    """Less shared memory; before 8.0, bfloat16 is left to the scalar kernels."""
+    for head_dim in (32, 128):
+        problem = Problem(1, (16, 19), 1, head_dim, (7, 7), (1, 2), dtype, torch.float32)
+        kernels = Kernels(worker, ORDERS, capability=capability)
+        check(kernels, problem)
+        assert kernels.covered == (capability >= 80 or dtype == torch.float16)
+
+
+@pytest.mark.parametrize(
+    ('spatial', 'kernel_size', 'dilation', 'head_dim', 'scale'),
+    [
+        ((7, 7), 7, 1, 32, None),  # no patch with centred windows, by queries or keys
+        ((14, 8), 7, 1, 32, -0.5),  # one row of patches with centred windows by queries
+        ((22, 18), 7, 1, 32, None),  # the first by keys
+        ((31, 33), 7, 1, 32, 1.0),  # tiles of three bands, cut at the end
+        ((50, 15), 7, 1, 16, None),  # better with axes exchanged
+        ((26, 53), 5, 1, 32, -1.0),
+        ((38, 19), 3, 1, 8, None),
+        ((45, 31), 5, 2, 24, 0.07),
+        ((29, 40), 3, 3, 32, 0.0),  # left to the other kernels
+    ],
+)
+@pytest.mark.parametrize('dtype', HALF, ids=str)
+def test_small_windows(worker, spatial, kernel_size, dilation, head_dim, scale, dtype):
+    """Patches with and without centred windows, in both layouts, with scales of all signs."""
+    for layouts in (('fused', 'fused', 'fused', 'contiguous'), ('contiguous',) * 4):
+        problem = Problem(
+            1, spatial, 2, head_dim, (kernel_size,) * 2, (dilation,) * 2, dtype, torch.float32, layouts
+        )
+        check(Kernels(worker, ORDERS[::2]), problem, scale)
+
+
+NAN, INFINITY = float('nan'), float('inf')
+
+
+@pytest.mark.parametrize(
+    ('number', 'spatial', 'kernel_size', 'dilation'),
+    [
+        (NAN, (9, 9), 4, 2),
+        (NAN, (8, 7), 5, 1),
+        (NAN, (5, 17), 3, 1),
+        (INFINITY, (5, 6), 3, 1),
+        (-INFINITY, (5, 6), 3, 1),
+    ],
+)
+@pytest.mark.parametrize('place', not_finite.PLACES)
+@pytest.mark.parametrize('dtype', [torch.float32, *HALF], ids=str)
+def test_what_is_not_finite_stays_where_the_mathematics_puts_it(
+    worker, monkeypatch, number, spatial, kernel_size, dilation, place, dtype
+):
+    kernels = Kernels(worker)
+    monkeypatch.setattr(not_finite, 'attend', kernels.attend)
+    for name, actual, wanted in not_finite.patterns(
+        number, place, spatial, kernel_size, dilation, dtype=dtype
+    ):
+        assert torch.equal(actual, wanted), name
+    assert kernels.covered == (dtype in HALF)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16], ids=str)
+def test_offsets_beyond_32_bits(worker, dtype):
+    """Rows that lie 2**32 bytes apart give the same as rows in a row.
+
+    The kernels for small windows leave such rows to the others, so the window is not square.
+    """
+    query, key, value, grad = torch.randn(4, 1, 6, 5, 2, 8).to(dtype).unbind()
+    settings = (None, (3, 2), (2, 1), 1.0)
+    near, far = Kernels(worker), Kernels(worker, far=True)
+    output, logsumexp = near.forward(query, key, value, *settings)
+    results = far.forward(query, key, value, *settings)
+    assert torch.equal(results[0], output) and torch.equal(results[1], logsumexp)
+    inputs = (grad, query, key, value, output, None, logsumexp, *settings[1:])
+    for a, b in zip(near.backward(*inputs), far.backward(*inputs), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_nothing_to_do(worker):
+    query = torch.randn(0, 5, 5, 2, 8)
+    settings = ((3, 3), (1, 1), 1.0)
+    output, logsumexp = Kernels(worker).forward(query, query, query, None, *settings)
+    assert output.shape == query.shape
+    Kernels(worker).backward(query, query, query, query, output, None, logsumexp, *settings)
+
+
+def test_faults_are_reported(worker):
+    """A worker that a fault has ended tells why, and another one takes its place."""
+    query = torch.randn(1, 1, 8, 1, 16)
+    kernels = Kernels(worker)
+    call = partial(kernels.forward, query, query, query, None, (1, 3), (1, 1))
+    wanted = call(1.0)
+    with pytest.raises(AssertionError, match='heap-buffer-overflow'):
+        kernels.forward(query, query[:, :, :4], query, None, (1, 3), (1, 1), 1.0)
+    assert all(torch.equal(a, b) for a, b in zip(call(1.0), wanted, strict=True))

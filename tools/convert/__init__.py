@@ -1,1 +1,0 @@
-"""Parts of ``tools/convert_checkpoint.py``: published checkpoints into those of today's models."""

@@ -8,12 +8,11 @@ import not_finite
 import pytest
 import torch
 from attention import NAMES, Problem, draw_inputs, gradients, laid_out
-from golden import OPERATOR_CASES, expected, relative_error
+from golden import OPERATOR_CASES, expected, operator_inputs, relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from simt import build
 from simt.kernels import Kernels, Worker
-from test_operator_numerics import golden_inputs
 
 from natten_ops.reference import neighborhood_attention_reference
 
@@ -73,7 +72,7 @@ def check(kernels: Kernels, problem: Problem, scale: float | None = None) -> Non
 
 @pytest.mark.parametrize('case', OPERATOR_CASES, ids=lambda case: f'cuda-{case["name"]}')
 def test_golden(worker, case, record_property):
-    inputs, grad = golden_inputs(case)
+    inputs, grad = operator_inputs(case)
     kernels = Kernels(worker, ORDERS)
     results = gradients(kernels.attend, inputs, grad, case['kernel_size'], case['dilation'])
     wanted = expected(case)

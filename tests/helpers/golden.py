@@ -27,6 +27,16 @@ def drawn(case: dict, name: str, shape: tuple, scale: float = 1.0) -> torch.Tens
     return torch.from_numpy(fill.array(f'{case["name"]}.{name}', shape, scale))
 
 
+def operator_inputs(case: dict) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Query, key, value and, if the case has one, the bias; and the gradient of the output."""
+    shape = (case['batch'], *case['spatial'], case['heads'], case['head_dim'])
+    inputs = [drawn(case, name, shape) for name in ('query', 'key', 'value')]
+    if case['rpb']:
+        rpb_shape = (case['heads'], *(2 * k - 1 for k in case['kernel_size']))
+        inputs.append(drawn(case, 'rpb', rpb_shape, 0.5))
+    return [tensor.requires_grad_() for tensor in inputs], drawn(case, 'grad', shape)
+
+
 def fill_parameters(model: torch.nn.Module) -> None:
     """Give every parameter the value that the golden model had."""
     with torch.no_grad():

@@ -9,22 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from attention import DTYPES, NAMES, Problem, attend, check, gradients, random_problem, reference
-from golden import OPERATOR_CASES, drawn, expected, relative_error
+from golden import OPERATOR_CASES, expected, operator_inputs, relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from instruction_sets import CAPABILITIES, supported
 from not_finite import PLACES, patterns
 
 from natten_ops import dispatch, na2d, na3d
-
-
-def golden_inputs(case):
-    shape = (case['batch'], *case['spatial'], case['heads'], case['head_dim'])
-    inputs = [drawn(case, name, shape) for name in NAMES[:3]]
-    if case['rpb']:
-        rpb_shape = (case['heads'], *(2 * k - 1 for k in case['kernel_size']))
-        inputs.append(drawn(case, 'rpb', rpb_shape, 0.5))
-    return [tensor.requires_grad_() for tensor in inputs], drawn(case, 'grad', shape)
 
 
 def test_library_is_loaded():
@@ -34,7 +25,7 @@ def test_library_is_loaded():
 @pytest.mark.parametrize('case', OPERATOR_CASES, ids=lambda case: case['name'])
 @pytest.mark.parametrize('function', [attend, reference])
 def test_golden(case, function, record_property):
-    inputs, grad = golden_inputs(case)
+    inputs, grad = operator_inputs(case)
     results = gradients(function, inputs, grad, case['kernel_size'], case['dilation'])
     wanted = expected(case)
     names = ['output', *(f'grad_{name}' for name in NAMES[: len(inputs)])]

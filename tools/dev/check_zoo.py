@@ -15,11 +15,12 @@ from mmengine.config import Config
 from modelindex.load_model_index import load as load_index
 from zoo_tables import classifiers_table, models_table, replace_table
 
-from mmnat.commands.count import Row, measure_all
+from mmnat.complexity.measure import Row, measure_all
 from mmnat.config import read_config
+from mmnat.config_files import project_folder
 from mmnat.errors import report_user_errors
 from mmnat.models.published import CLASSIFIERS
-from mmnat.zoo import INDEX, ROOT, PublishedModel, metafiles, published_models
+from mmnat.zoo import INDEX, PublishedModel, metafiles, published_models
 
 # How far multiply-accumulates may be from the published ones. The papers do not say on which input those of
 # Mask2Former were counted.
@@ -27,6 +28,7 @@ MACS_TOLERANCE = {'Mask2Former': 0.03}
 DEFAULT_TOLERANCE = 0.01
 # Published parameters are whole millions; those of DiNAT-Large are rounded to tens.
 CLASSIFIER_TOLERANCE = 0.03
+ROOT = project_folder()
 NO_ZOO = ('_base_', 'demo', 'fruits_nuts')
 
 

@@ -163,7 +163,7 @@ def test_existing_data_set_is_left_alone(tmp_path, capsys, monkeypatch):
     before = read_files(out)
     capsys.readouterr()
     with monkeypatch.context() as patch:
-        patch.setattr(demo, 'make_scene', None)
+        patch.setattr(scenes, 'make_scene', None)
         assert scenes.main(arguments) == 0
     assert capsys.readouterr().out.count('\n') == 1
 
@@ -222,7 +222,7 @@ def test_interruption_leaves_nothing_half_done(tmp_path, monkeypatch, force):
             raise KeyboardInterrupt
         return make_scene(seed, split, index)
 
-    monkeypatch.setattr(demo, 'make_scene', interrupted)
+    monkeypatch.setattr(scenes, 'make_scene', interrupted)
     with pytest.raises(KeyboardInterrupt):
         scenes.make_demo_data(out, train=2, val=1, seed=0, force=force)
     assert read_files(tmp_path) == before

@@ -87,9 +87,8 @@ def readmes(measured: Mapping[str, Row]) -> Iterator[tuple[Path, str]]:
         path = ROOT / folder / 'README.md'
         table = models_table((m for m in models if m.metafile == metafile), measured, folder)
         yield path, replace_table(path.read_text(), 'models', table, path)
-    path = ROOT / 'README.md'
-    text = replace_table(path.read_text(), 'models', models_table(models, measured, ''), path)
-    yield path, replace_table(text, 'backbones', classifiers_table(CLASSIFIERS, measured), path)
+    path = ROOT / 'configs/README.md'
+    yield path, replace_table(path.read_text(), 'backbones', classifiers_table(CLASSIFIERS, measured), path)
 
 
 def check() -> Iterator[str]:

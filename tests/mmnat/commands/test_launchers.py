@@ -275,7 +275,7 @@ def test_config_of_the_generation_before(refused, tmp_path, scope):
             in message
         )
         assert 'evaluation, model.pretrained, and not train_dataloader' in message
-        assert 'from configs/; mmnat convert converts weights' in message
+        assert 'from `mmnat configs`; `mmnat convert` converts weights' in message
 
 
 def test_fields_of_both_generations(refused, inputs):

@@ -18,6 +18,7 @@ from types import ModuleType
 
 from setuptools import Extension, setup
 from setuptools.command.build_py import build_py
+from setuptools.command.egg_info import egg_info
 
 ROOT = Path(__file__).parent
 
@@ -151,6 +152,16 @@ class BuildPython(build_py):
         shutil.copy(ROOT / 'model-index.yml', target)
 
 
+class EggInfo(egg_info):
+    """Names mmnat first among the distribution's packages: mmengine looks for ``.mim`` in the first one."""
+
+    def write_file(self, what: str, filename: str, data: str) -> None:
+        """Write a file of the metadata."""
+        if what == 'top-level names':
+            data = '\n'.join(sorted(data.split(), key=lambda name: (name != 'mmnat', name))) + '\n'
+        super().write_file(what, filename, data)
+
+
 EXTENSIONS = [
     cpp_extension.CppExtension(
         name='natten_ops._C',
@@ -173,6 +184,6 @@ if NVCC is not None:
 
 setup(
     ext_modules=EXTENSIONS,
-    cmdclass={'build_ext': BuildLibraries, 'build_py': BuildPython},
+    cmdclass={'build_ext': BuildLibraries, 'build_py': BuildPython, 'egg_info': EggInfo},
     options={'bdist_wheel': {'py_limited_api': 'cp310'}},
 )

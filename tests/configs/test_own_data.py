@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fruits import lay_out_fruits
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 
@@ -149,15 +150,8 @@ def test_trains(config, options, data, tmp_path):
 
 @pytest.fixture
 def fruits(data, tmp_path):
-    """Generated images and annotations laid out like fruits_nuts."""
-    folder = tmp_path / 'data' / 'fruits_nuts'
-    folder.mkdir(parents=True)
-    (folder / 'images').symlink_to(data / 'train')
-    annotations = json.loads((data / 'annotations' / 'instances_train.json').read_text())
-    names = dict(enumerate(('date', 'fig', 'hazelnut'), 1))
-    annotations['categories'] = [dict(id=i, name=name) for i, name in names.items()]
-    annotations['annotations'] = [a for a in annotations['annotations'] if a['category_id'] in names]
-    (folder / 'trainval.json').write_text(json.dumps(annotations))
+    folder = tmp_path / 'data/fruits_nuts'
+    lay_out_fruits(data, folder)
     return folder
 
 

@@ -1,0 +1,46 @@
+"""Files and folders that appear complete or not at all."""
+
+import pytest
+
+from mmnat.atomic_file import atomic_write, check_writable
+from mmnat.errors import UserError
+
+
+def test_a_file_is_replaced_at_the_end(tmp_path):
+    path = tmp_path / 'deep/file'
+    with atomic_write(path) as unfinished:
+        unfinished.write_text('first')
+        assert not path.exists()
+    with atomic_write(path) as unfinished:
+        unfinished.write_text('second')
+        assert path.read_text() == 'first'
+    assert path.read_text() == 'second' and list(path.parent.iterdir()) == [path]
+
+
+def test_an_exception_leaves_what_was_there(tmp_path):
+    path = tmp_path / 'file'
+    path.write_text('good')
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as unfinished:
+        unfinished.write_text('half')
+        1 / 0  # noqa: B018
+    assert path.read_text() == 'good' and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_appears_whole_and_replaces_no_other(tmp_path):
+    path = tmp_path / 'folder'
+    with atomic_write(path) as unfinished:
+        unfinished.mkdir()
+        (unfinished / 'inside').touch()
+    with pytest.raises(UserError, match='cannot be written'), atomic_write(path) as unfinished:
+        unfinished.mkdir()
+    assert [file.name for file in path.iterdir()] == ['inside']
+
+
+def test_what_cannot_be_written_is_refused(tmp_path):
+    with pytest.raises(UserError, match='it is a folder; choose another'):
+        check_writable(tmp_path)
+    (tmp_path / 'file').touch()
+    with pytest.raises(UserError, match='cannot be written: File exists; choose another'):
+        check_writable(tmp_path / 'file/inside')
+    check_writable(tmp_path / 'new/file')
+    assert not (tmp_path / 'new/file').exists()

@@ -15,7 +15,7 @@ SANITIZED = $(filter-out %_compile.py %_reference.py,$(wildcard tests/natten_ops
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-seg test test-all test-sanitize test-matrix test-gpu wheel \
-	benchmark benchmark-gpu lint format lock clean
+	benchmark benchmark-gpu docs lint format lock clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -38,7 +38,7 @@ demo: setup  ## train and evaluate a small detector
 demo-seg: setup  ## train and evaluate a small segmentor
 	$(BIN)/mmnat demo segmentation
 
-test: lint  ## lint, then run the tests but for the long ones (ten minutes on two cores)
+test: lint  ## lint, then run the tests but for the long ones (under 15 minutes on two cores)
 	$(EVERY_CORE) -m 'not long and not alone'
 	$(PYTEST) -m 'alone and not long'
 
@@ -83,10 +83,14 @@ benchmark: setup  ## time operator, modules and backbones, into benchmarks/resul
 	$(BIN)/python -m benchmarks.models
 	$(BIN)/python -m benchmarks.plot
 
-lint: setup  ## check style and formatting
+docs: setup  ## build the documentation into site/
+	$(BIN)/mkdocs build --strict --quiet
+
+lint: setup  ## check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(SOURCES) | xargs $(BIN)/clang-format --dry-run -Werror
+	$(BIN)/mypy
 
 format: setup  ## format the sources
 	$(BIN)/ruff check --fix .
@@ -102,7 +106,7 @@ lock: setup  ## write requirements/lock.txt anew from environment.in
 	  -o requirements/lock.txt -
 
 clean:  ## remove build products; .venv and data stay
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .nox
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis .nox mmnat/.mim
 	find natten_ops -name '*.so' -delete
 	rm -f .venv/project-*
 	find . -name __pycache__ -not -path './.venv/*' -not -path './data/*' -prune -exec rm -rf {} +

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from mmnat.checkpoints.difference import compare
 from mmnat.checkpoints.reading import WITHOUT_WEIGHTS, local_file, read_checkpoint
 from mmnat.errors import CheckpointError
 
@@ -56,13 +57,9 @@ def load_pretrained(backbone: nn.Module, path: str, prefix: str = '') -> None:
         if name.endswith('.rpb') and name in target and weight.shape != target[name].shape:
             source[name] = resize_rpb(weight, target[name].shape, name, path)
             resized.append(name)
-    missing = sorted(target.keys() - source.keys())
-    unexpected = sorted(source.keys() - target.keys())
-    wrong = [
-        f'{name} is {tuple(source[name].shape)} in the file and {tuple(weight.shape)} in the model'
-        for name, weight in target.items()
-        if name in source and source[name].shape != weight.shape
-    ]
+    difference = compare(source, target)
+    missing, unexpected = sorted(difference.missing), sorted(difference.unexpected)
+    wrong = difference.shape_notes
     wrong += [f'{name} is missing' for name in missing if not _OUTPUT_NORM.match(name)]
     wrong += [f'{name} is not in the model' for name in unexpected if not _OUTPUT_NORM.match(name)]
     if wrong:

@@ -99,7 +99,7 @@ def _build(field: str, leaf: Any) -> ConfigDataset | None:
         raise UserError(f'{field}.data_root = {root!r} is not a folder', _where_to_get(field, leaf))
     lazy = {**leaf, 'lazy_init': True}
     try:
-        dataset = build_registered(lambda: DATASETS.build(lazy), leaf, field)
+        dataset = build_registered(DATASETS, lazy, field)
     except ImportError as error:  # of a package that only some transforms need, such as panopticapi
         raise UserError(f'{field} ({leaf.type}): {str(error).rstrip(".")}', 'install it') from error
     except (AssertionError, ValueError) as error:

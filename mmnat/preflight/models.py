@@ -17,9 +17,12 @@ _HEADS = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
 
 
 def build_model(cfg: Config) -> nn.Module:
-    """Build the model of a config, without initializing its weights."""
+    """Build the model of a config as mmengine's runner does, without initializing its weights."""
+    model = cfg.model
+    if cfg.get('data_preprocessor') is not None:
+        model = {'data_preprocessor': cfg.data_preprocessor, **model}
     try:
-        return build_registered(lambda: MODELS.build(cfg.model), cfg.model, 'model')
+        return build_registered(MODELS, model, 'model')
     except (TypeError, ValueError) as error:
         # How constructors refuse unknown arguments and values.
         raise UserError(f'the model of the config cannot be built: {error}', 'correct it') from error

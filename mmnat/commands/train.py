@@ -1,6 +1,7 @@
 """Train a detector of mmdet or a segmentor of mmseg."""
 
 import argparse
+import copy
 import os.path as osp
 from collections.abc import Sequence
 
@@ -15,8 +16,8 @@ from mmnat.launch.memory import keep_freed_memory
 from mmnat.launch.options import add_config_options, load_config
 from mmnat.launch.processes import end_together
 from mmnat.launch.runner import build_runner
+from mmnat.launch.seeded_model import SeededModel
 from mmnat.preflight.checks import check_training
-from mmnat.preflight.models import build_model
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -65,8 +66,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     require_fields(cfg, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
     apply_options(cfg, args)
     configure_distribution(cfg)
-    check_training(cfg, build_model(cfg))
-    build_runner(cfg).train()
+    built = SeededModel(cfg)
+    check_training(cfg, copy.deepcopy(built.model))
+    build_runner(cfg, built).train()
 
 
 if __name__ == '__main__':

@@ -30,7 +30,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='PATH',
-        help='go on from a checkpoint, by default from the latest in the work directory',
+        help='resume from a checkpoint, by default from the latest one in the work directory',
     )
     parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
     parser.add_argument(
@@ -40,7 +40,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def apply_options(cfg: Config, args: argparse.Namespace) -> None:
-    """Apply the options of the command line that only training has."""
+    """Apply the command line options that only training has."""
     if args.amp or cfg.optim_wrapper.get('type') == 'AmpOptimWrapper':
         enable_amp(cfg)
     if args.auto_scale_lr:

@@ -11,8 +11,8 @@ from mmnat.errors import UserError, abbreviate
 from .datasets import ConfigDataset
 from .registries import build_registered
 
-# Heads that predict one of the classes of the data set. Others, such as the region proposal
-# network, have their own number of classes.
+# Heads that predict one of the classes of the data set. Other heads, such as the region proposal network,
+# have their own number of classes.
 _HEADS = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
 
 
@@ -24,16 +24,16 @@ def build_model(cfg: Config) -> nn.Module:
     try:
         return build_registered(MODELS, model, 'model')
     except (TypeError, ValueError) as error:
-        # How constructors refuse unknown arguments and values.
+        # Constructors reject unknown arguments and values by these.
         raise UserError(f'the model of the config cannot be built: {error}', 'correct it') from error
 
 
 def check_num_classes(model: nn.Module, datasets: Iterable[ConfigDataset]) -> None:
-    """Compare the number of classes of the model's heads with those of the data sets.
+    """Compare the numbers of classes of the model's heads with those of the data sets.
 
     Args:
-        model (nn.Module): The model.
-        datasets (Iterable[ConfigDataset]): The data sets that it is trained or tested on.
+        model: The model.
+        datasets: The data sets that it is trained or tested on.
     """
     heads = dict(_class_heads(model))
     for dataset in datasets:
@@ -50,7 +50,7 @@ def check_num_classes(model: nn.Module, datasets: Iterable[ConfigDataset]) -> No
 
 
 def _class_heads(model: nn.Module) -> Iterator[tuple[str, int]]:
-    # Models that match text instead of telling classes apart, and the class-agnostic RPN.
+    # Models that match text have no classes, and neither has the RPN.
     if hasattr(model, 'language_model') or type(model).__name__ == 'RPN':
         return
     for name, module in model.named_modules():

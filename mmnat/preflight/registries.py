@@ -20,7 +20,7 @@ def build_registered(registry: Registry, cfg: dict, field: str) -> Any:
         field: Where the part is in the config.
 
     Returns:
-        What the registry builds.
+        The object that the registry builds.
 
     Raises:
         UserError: If a type in the part is not registered.
@@ -100,7 +100,7 @@ def _get(registry: Registry, name: str) -> Any:
 
 
 def _not_buildable(field: str, name: str) -> UserError:
-    """The error for a type that was looked up in vain while a part of the config was built."""
+    """The error for a type that the builder of a part of the config did not find."""
     every = [value for value in vars(registries).values() if isinstance(value, Registry)]
     kinds = [registry.name for registry in every if _get(registry, name)]
     if not kinds:

@@ -1,4 +1,4 @@
-"""Whether the checkpoints of a run fit its model."""
+"""Checks that the checkpoints of a run fit its model."""
 
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -18,8 +18,8 @@ def check_checkpoint(path: str, model: nn.Module) -> None:
     """Check that a checkpoint holds all weights of a model.
 
     Args:
-        path (str): The checkpoint; one at a URL is not checked.
-        model (nn.Module): The model. The weights are loaded into it.
+        path: The checkpoint. It is not checked if it is a URL.
+        model: The model. The weights are loaded into it.
     """
     if is_url(path):
         return
@@ -29,12 +29,12 @@ def check_checkpoint(path: str, model: nn.Module) -> None:
 
 
 def check_resume(cfg: Config, model: nn.Module) -> None:
-    """Check the checkpoint that training is to go on from.
+    """Check the checkpoint from which a training resumes.
 
     Args:
-        cfg (Config): The config; without ``load_from`` the latest checkpoint in ``work_dir``
-            is meant.
-        model (nn.Module): The model. The weights are loaded into it.
+        cfg: The config. Without ``load_from`` the training resumes from the latest checkpoint in
+            ``work_dir``.
+        model: The model. The weights are loaded into it.
     """
     path = cfg.get('load_from')
     if path is None:
@@ -52,13 +52,13 @@ def check_resume(cfg: Config, model: nn.Module) -> None:
 
 
 def check_load_from(path: str, model: nn.Module) -> None:
-    """Check a checkpoint whose weights training is to start from.
+    """Check a checkpoint whose weights a training starts from.
 
-    Heads may differ, since their shapes follow the number of classes; a neck may be absent.
+    Heads may differ, because their shapes depend on the number of classes. A neck may be missing.
 
     Args:
-        path (str): The checkpoint; one at a URL is not checked.
-        model (nn.Module): The model. The weights are loaded into it.
+        path: The checkpoint. It is not checked if it is a URL.
+        model: The model. The weights are loaded into it.
     """
     if is_url(path):
         return
@@ -70,12 +70,12 @@ def check_load_from(path: str, model: nn.Module) -> None:
 
 
 def check_pretrained(model: nn.Module) -> None:
-    """Check the files that ``init_cfg`` initializes parts of the model from.
+    """Check the files from which ``init_cfg`` initializes parts of the model.
 
-    Those at a URL are downloaded for our backbones; other modules have loaders of their own.
+    Files at a URL are downloaded for our backbones. Other modules have their own loaders.
 
     Args:
-        model (nn.Module): The model. The weights are loaded into it.
+        model: The model. The weights are loaded into it.
     """
     for module in model.modules():
         entries = getattr(module, 'init_cfg', None) or []

@@ -5,8 +5,8 @@ Mask R-CNN and a UPerNet are the same:
 
 - FPN, RPNHead, ConvFCBBoxHead, FCNMaskHead (mmdet), UPerHead, FCNHead and their PPM (mmseg) have kept their
   submodules, as has mmcv's ConvModule, in which infer_abbr names SyncBatchNorm ``bn`` as it does BatchNorm.
-- Modules that rename keys while they load are not in these models: TwoStageDetector renames a single-stage
-  ``bbox_head`` to ``rpn_head``, AnchorFreeHead renames keys of FCOS before mmdet 2.0, and DeformConv2dPack
+- Modules that rename keys while they load do so for other models: TwoStageDetector takes a single-stage
+  ``bbox_head`` as ``rpn_head``, AnchorFreeHead renames keys of FCOS before mmdet 2.0, and DeformConv2dPack
   renames its offsets. mmseg has no such modules.
 - DetDataPreprocessor and SegDataPreProcessor, which replaced Normalize, do not save their mean and std.
 - Old batch norms lack ``num_batches_tracked``; BatchNorm adds it itself.

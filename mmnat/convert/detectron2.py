@@ -20,61 +20,14 @@ _PREDICTOR = r'sem_seg_head\.predictor\.'
 _CLASSES = tuple(f'sem_seg_head.predictor.class_embed.{leaf}' for leaf in ('weight', 'bias'))
 
 # The stuff classes of a panoptic model, by its number of classes. For mmdet's panoptic heads the first
-# classes are things. Detectron2 mixes them with stuff (ADE20K) or puts them after it (Cityscapes). fmt:
-# off
+# classes are things. Detectron2 mixes things with stuff (ADE20K) or puts them after it (Cityscapes).
+# fmt: off
 _STUFF = {
     133: range(80, 133),  # COCO
     150: (  # ADE20K
-        0,
-        1,
-        2,
-        3,
-        4,
-        5,
-        6,
-        9,
-        11,
-        13,
-        16,
-        17,
-        21,
-        25,
-        26,
-        28,
-        29,
-        34,
-        40,
-        46,
-        48,
-        51,
-        52,
-        54,
-        59,
-        60,
-        61,
-        63,
-        68,
-        77,
-        79,
-        84,
-        91,
-        94,
-        96,
-        99,
-        100,
-        101,
-        105,
-        106,
-        109,
-        113,
-        114,
-        117,
-        122,
-        128,
-        131,
-        140,
-        141,
-        145,
+        0, 1, 2, 3, 4, 5, 6, 9, 11, 13, 16, 17, 21, 25, 26, 28, 29, 34, 40, 46, 48, 51, 52, 54, 59,
+        60, 61, 63, 68, 77, 79, 84, 91, 94, 96, 99, 100, 101, 105, 106, 109, 113, 114, 117, 122, 128,
+        131, 140, 141, 145,
     ),
     19: range(11),  # Cityscapes
 }

@@ -3,9 +3,9 @@
 import os
 from collections.abc import MutableMapping
 
-# Iterations of the loop in which GNU's OpenMP waits; they take a fraction of a millisecond. OpenMP's default,
-# 300,000, is good if nothing else uses the cores. Otherwise a waiting thread occupies a core, and the thread
-# for which it waits cannot run on it.
+# Iterations of the loop in which GNU's OpenMP waits; they take a fraction of a millisecond. Its own
+# default, 300,000, is good if nothing else uses the cores. Otherwise a waiting thread occupies a core, and
+# the thread for which it waits cannot run there.
 SPIN_COUNT = 5_000
 _CHOSEN_BY_USER = ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY')
 

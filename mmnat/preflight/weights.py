@@ -139,7 +139,7 @@ def _state_dict(path: str) -> dict[str, torch.Tensor]:
         if torch.is_tensor(value)
     )
     # From the versions in it, modules see whether they have to rename keys.
-    weights._metadata = getattr(checkpoint, '_metadata', None)
+    weights._metadata = getattr(checkpoint, '_metadata', None)  # type: ignore[attr-defined]
     return weights
 
 

@@ -1,1 +1,1 @@
-"""Checkpoints: reading them without executing code, and comparing them with models."""
+"""Checkpoints: how to read them without executing code, and how they differ from models."""

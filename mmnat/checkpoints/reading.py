@@ -1,4 +1,4 @@
-"""Reading checkpoint files without ever executing code that they hold."""
+"""Reads checkpoint files and never executes code in them."""
 
 import re
 from http.client import HTTPException
@@ -12,7 +12,7 @@ from mmengine.logging import HistoryBuffer
 
 from mmnat.errors import CheckpointError
 
-#: How to do without pretrained weights, for messages.
+#: How to train without pretrained weights, for messages.
 WITHOUT_WEIGHTS = (
     'train from random weights: init_cfg=None in the backbone, on the command line'
     ' --cfg-options model.backbone.init_cfg=None'
@@ -22,20 +22,20 @@ _UNSAFE_GLOBAL = re.compile(r'(?:GLOBAL|function) <?(?P<name>[\w.]+)')
 
 
 def _history_buffer_method(owner: Any, name: str) -> Any:
-    """Stand in for ``getattr``, through which pickle stores the methods of HistoryBuffer."""
+    """Replaces ``getattr``, which pickle uses to store the methods of HistoryBuffer."""
     if owner is not HistoryBuffer or name.startswith('_'):
         raise UnpicklingError(f'Unsupported global: GLOBAL builtins.getattr of {name}')
     return getattr(owner, name)
 
 
 def safe_globals() -> list:
-    """The harmless classes that mmengine's checkpoints hold beside tensors.
+    """The harmless classes in mmengine's checkpoints, besides tensors.
 
     Returns:
-        What :class:`torch.serialization.safe_globals` takes.
+        A list for :class:`torch.serialization.safe_globals`.
     """
     arrays = (np._core if hasattr(np, '_core') else np.core).multiarray
-    # NumPy 2 renamed the module that both of these are stored under.
+    # NumPy 2 renamed the module of these functions; files have either name.
     functions = [
         (function, f'numpy.{package}.multiarray.{function.__name__}')
         for function in (arrays._reconstruct, arrays.scalar)
@@ -55,23 +55,23 @@ def safe_globals() -> list:
 
 
 def is_url(path: str) -> bool:
-    """Whether ``path`` is to be downloaded."""
+    """Whether ``path`` is a URL, from which the file has to be downloaded."""
     return '://' in path
 
 
 def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
-    """Read a file that ``torch.save`` wrote: tensors, plain data and what mmengine puts beside them.
+    """Read a file that ``torch.save`` wrote: tensors, plain data and the objects that mmengine adds.
 
     Args:
-        path: a local file or a URL; what is downloaded is kept in torch.hub's cache.
-        map_location: as for :func:`torch.load`. Default: 'cpu'.
+        path: A local file or a URL. A downloaded file is kept in torch.hub's cache.
+        map_location: As for :func:`torch.load`.
 
     Returns:
-        What the file holds.
+        The content of the file.
 
     Raises:
-        CheckpointError: where the file does not exist, cannot be downloaded, is cut short, is no
-            checkpoint, or would execute code.
+        CheckpointError: If the file does not exist, cannot be downloaded, is cut short, is not a
+            checkpoint or would execute code.
     """
     path, file = str(path), local_file(path)
     try:
@@ -81,19 +81,19 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
         raise
     except PermissionError as error:
         raise CheckpointError(f'checkpoint {path} may not be read; correct its permissions') from error
-    except Exception as error:  # a damaged pickle can end in almost any
+    except Exception as error:  # a damaged pickle can raise almost anything
         raise _refused(path, file, error) from error
 
 
 def local_file(path: str | Path, remedy: str = 'check the path') -> Path:
-    """The file of a path or a URL; what is downloaded is kept in torch.hub's cache.
+    """Find the file of a path or a URL. A downloaded file is kept in torch.hub's cache.
 
     Args:
-        path: a local file or a URL.
-        remedy: what to do where a local file does not exist, for the message.
+        path: A local file or a URL.
+        remedy: What to do if a local file does not exist, for the message.
 
     Raises:
-        CheckpointError: where it does not exist or cannot be downloaded.
+        CheckpointError: If the file does not exist or cannot be downloaded.
     """
     file = _downloaded(str(path)) if is_url(str(path)) else Path(path).expanduser()
     if not file.is_file():
@@ -102,7 +102,7 @@ def local_file(path: str | Path, remedy: str = 'check the path') -> Path:
 
 
 def _downloaded(url: str) -> Path:
-    """The file in torch.hub's cache, downloaded if it is not there."""
+    """The file in torch.hub's cache; it is downloaded if it is not there yet."""
     file = Path(torch.hub.get_dir()) / 'checkpoints' / Path(url.partition('?')[0]).name
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)

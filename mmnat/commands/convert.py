@@ -1,8 +1,8 @@
-"""Turn a published checkpoint of NAT, DiNAT or DiNAT_s into one for mmdet 3.x and mmseg 1.x.
+"""Convert a published checkpoint of NAT, DiNAT or DiNAT_s for mmdet 3.x and mmseg 1.x.
 
 Takes classifiers, detectors and segmentors of the NAT release (mmdet 2.x, mmseg 0.x, Detectron2's
-Mask2Former) and Hugging Face's nat and dinat, and detects which of them a file is. Use what it writes as
-`load_from`, in `init_cfg=dict(type='Pretrained', checkpoint=...)` and with the other commands.
+Mask2Former) and Hugging Face's nat and dinat. It detects the format and the architecture. Use the new file
+as `load_from`, in `init_cfg=dict(type='Pretrained', checkpoint=...)` and with the other commands.
 """
 
 import argparse
@@ -25,15 +25,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('dst', help='the file to write')
     parser.add_argument(
         '--config',
-        help='config of the model that the checkpoint is of, by default one that its weights tell; a'
-        ' Mask2Former becomes one of the framework of the config, by default of mmdet',
+        help='config of the model of the checkpoint; by default the model is inferred from the weights. A'
+        ' Mask2Former is converted for the framework of the config, by default for mmdet',
     )
     parser.add_argument('--force', action='store_true', help='replace the file to write')
     return parser.parse_args(argv)
 
 
 def check_destination(src: str, dst: str, force: bool) -> None:
-    """Check before anything is read that the file can be written; raises UserError if not."""
+    """Check that the file can be written, before anything is read; raises UserError if not."""
     folder = osp.dirname(dst) or '.'
     if not osp.isdir(folder):
         raise UserError(f'folder {folder} of {dst} does not exist', 'make it first, or name another')
@@ -48,7 +48,7 @@ def check_destination(src: str, dst: str, force: bool) -> None:
 
 @report_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
-    """Convert a checkpoint and tell what was done."""
+    """Convert a checkpoint, and print what was done."""
     args = parse_args(argv)
     check_destination(args.src, args.dst, args.force)
     forbid_unsafe_loading()

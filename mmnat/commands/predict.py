@@ -34,20 +34,20 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('images', nargs='+', help='image files, or folders of them')
     parser.add_argument('--out-dir', default='predictions', help='the directory for the pictures')
     parser.add_argument(
-        '--score-thr', type=float, default=0.3, help='draw boxes and masks from this score on'
+        '--score-thr', type=float, default=0.3, help='draw boxes and masks with at least this score'
     )
     parser.add_argument('--device', default=get_device(), help='for example cpu or cuda:0')
     return parser.parse_args(argv)
 
 
 def list_images(inputs: Sequence[str]) -> list[str]:
-    """List the image files that the arguments name, those of folders in order.
+    """List the image files that the arguments name; those of a folder are sorted.
 
     Args:
-        inputs (Sequence[str]): Files and folders.
+        inputs: Files and folders.
 
     Returns:
-        list[str]: The files, each checked to be an image.
+        The files, after a check that each is an image.
     """
     paths = []
     for name in inputs:
@@ -65,20 +65,20 @@ def list_images(inputs: Sequence[str]) -> list[str]:
 
 
 def output_paths(images: Sequence[str], out_dir: str) -> list[str]:
-    """Give each image a file in ``out_dir``, numbered where names are equal.
+    """Choose a file in ``out_dir`` for each image; equal names get a number.
 
     Args:
-        images (Sequence[str]): The image files.
-        out_dir (str): The output directory.
+        images: The image files.
+        out_dir: The output directory.
 
     Returns:
-        list[str]: The output files.
+        The output files.
     """
     outputs, taken = [], set()
     for image in images:
         stem, suffix = osp.splitext(osp.basename(image))
         name, number = f'{stem}{suffix}', 1
-        # Some file systems do not tell upper from lower case.
+        # Some file systems do not distinguish upper and lower case.
         while name.lower() in taken:
             number += 1
             name = f'{stem}_{number}{suffix}'
@@ -94,7 +94,7 @@ def output_paths(images: Sequence[str], out_dir: str) -> list[str]:
 
 
 def check_device(device: str) -> None:
-    """Raise :class:`UserError` if a device is not there."""
+    """Raise :class:`UserError` if a device is not available."""
     try:
         torch.empty(0, device=device)
     except (AssertionError, NotImplementedError, RuntimeError) as error:
@@ -106,11 +106,11 @@ def build_predictor(cfg: Config, args: argparse.Namespace) -> Callable[[str], np
     """Load the model.
 
     Args:
-        cfg (Config): The config.
-        args (argparse.Namespace): The options.
+        cfg: The config.
+        args: The options.
 
     Returns:
-        Callable: Draws the predictions for an image file, as an RGB array.
+        A function that draws the predictions for an image file, as an RGB array.
     """
     if framework(cfg) == 'mmdet':
         from mmdet.apis import inference_detector as infer
@@ -140,7 +140,7 @@ def build_predictor(cfg: Config, args: argparse.Namespace) -> Callable[[str], np
 
 
 def _names_classes(path: str) -> bool:
-    # Bare weights do not; mmdet would name COCO's classes then, and mmseg fail.
+    # Bare weights do not name classes. Without names mmdet would use COCO's, and mmseg would fail.
     checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
     return not {'dataset_meta', 'CLASSES'}.isdisjoint(checkpoint.get('meta') or {})
 
@@ -160,7 +160,7 @@ def save_image(image: np.ndarray, path: str) -> None:
 
 @report_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draw the predictions for each image and print where they are."""
+    """Draw the predictions for each image, and print the paths of the pictures."""
     args = parse_args(argv)
     forbid_unsafe_loading()
     cfg = read_config(args.config)

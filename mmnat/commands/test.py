@@ -32,7 +32,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def apply_options(cfg: Config, args: argparse.Namespace) -> None:
-    """Apply the options of the command line that only testing has."""
+    """Apply the command line options that only testing has."""
     cfg.load_from = args.checkpoint
     cfg.resume = False
     if args.show_dir:

@@ -1,6 +1,7 @@
 """Train a detector of mmdet or a segmentor of mmseg."""
 
 import argparse
+import copy
 import os.path as osp
 from collections.abc import Sequence
 
@@ -15,8 +16,8 @@ from mmnat.launch.memory import keep_freed_memory
 from mmnat.launch.options import add_config_options, load_config
 from mmnat.launch.processes import end_together
 from mmnat.launch.runner import build_runner
+from mmnat.launch.seeded_model import SeededModel
 from mmnat.preflight.checks import check_training
-from mmnat.preflight.models import build_model
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -29,7 +30,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='PATH',
-        help='go on from a checkpoint, by default from the latest in the work directory',
+        help='resume from a checkpoint, by default from the latest one in the work directory',
     )
     parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
     parser.add_argument(
@@ -39,7 +40,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def apply_options(cfg: Config, args: argparse.Namespace) -> None:
-    """Apply the options of the command line that only training has."""
+    """Apply the command line options that only training has."""
     if args.amp or cfg.optim_wrapper.get('type') == 'AmpOptimWrapper':
         enable_amp(cfg)
     if args.auto_scale_lr:
@@ -65,8 +66,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     require_fields(cfg, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
     apply_options(cfg, args)
     configure_distribution(cfg)
-    check_training(cfg, build_model(cfg))
-    build_runner(cfg).train()
+    built = SeededModel(cfg)
+    check_training(cfg, copy.deepcopy(built.model))
+    build_runner(cfg, built).train()
 
 
 if __name__ == '__main__':

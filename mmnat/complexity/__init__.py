@@ -1,1 +1,1 @@
-"""Parameters and multiply-accumulates of models, counted without computing or storing anything."""
+"""Counts parameters and multiply-accumulates of models, without computing or storing anything."""

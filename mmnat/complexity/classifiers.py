@@ -1,4 +1,4 @@
-"""The published classifiers: a backbone of ours and a linear layer on its averaged output."""
+"""Counts the published classifiers: one of our backbones and a linear layer on its averaged output."""
 
 import torch
 

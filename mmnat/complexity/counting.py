@@ -1,4 +1,4 @@
-"""Counting multiply-accumulates on tensors that have shapes but no memory."""
+"""Counts multiply-accumulates on tensors that have shapes but no memory."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 class _KnownSizes(TorchFunctionMode):
-    """Keeps the values of tensors that hold sizes, from which deformable attention splits its levels."""
+    """Keeps the values of tensors that hold sizes: deformable attention splits its levels by them."""
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -38,10 +38,10 @@ def _as_number(value: Any) -> Any:
 
 @contextmanager
 def without_memory(model: nn.Module) -> Iterator[nn.Module]:
-    """Give a model that was built on the meta device, and all tensors made meanwhile, a pretended CPU.
+    """Make a model on the meta device, and all new tensors, look as if they were on the CPU.
 
     Args:
-        model: the model; of no further use afterwards.
+        model: The model. It cannot be used afterwards.
     """
     with FakeTensorMode(allow_non_fake_inputs=True), _KnownSizes(), torch.no_grad():
         yield model.to_empty(device='cpu').eval()
@@ -51,11 +51,11 @@ def count(function: Callable, *args: Any) -> tuple[Any, int]:
     """Call a function and count the multiply-accumulates of its products, convolutions and attention.
 
     Args:
-        function: the function.
-        args: its arguments.
+        function: The function.
+        args: Its arguments.
 
     Returns:
-        What it returns, and the number.
+        Its result and the number.
     """
     with FlopCounterMode(display=False) as counter:
         result = function(*args)

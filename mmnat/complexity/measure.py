@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of configs, beside the published figures."""
+"""Compares parameters and multiply-accumulates of configs with the published figures."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,15 +21,15 @@ DETECTION_SIZE = (800, 1280)
 
 
 def measure_config(path: str, size: tuple[int, int] | None = None) -> Row:
-    """Count a config's model, and find its published figures.
+    """Count the model of a config, and find its published figures.
 
     Args:
-        path: the config file.
-        size: height and width of the image, None for the default.
+        path: The config file.
+        size: Height and width of the image; None for the default.
 
     Returns:
-        Parameters in millions and multiply-accumulates in billions, ``params`` and ``macs``; the latter by
-        part, ``parts``; where the model was published, ``published_params`` and ``published_macs``.
+        ``params`` in millions and ``macs``, multiply-accumulates, in billions; ``parts``, the latter by
+        part of the model; and if the model was published, ``published_params`` and ``published_macs``.
     """
     path = find_config(path)
     cfg, name = read_config(path), _relative(path)
@@ -47,7 +47,7 @@ def measure_config(path: str, size: tuple[int, int] | None = None) -> Row:
 
 
 def measure_all() -> Iterator[Row]:
-    """Count the published models and the classifiers that our backbones cover."""
+    """Count the published models and the published classifiers."""
     for config in published_models():
         yield measure_config(str(project_folder() / config))
     for name, classifier in CLASSIFIERS.items():

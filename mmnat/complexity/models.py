@@ -1,8 +1,8 @@
-"""Which parts of a model count, and on what input: the rules behind the published figures.
+"""Counts a model as the published figures do: which parts count, and on which input.
 
-Backbone, neck and heads on one image; of two-stage detectors the box heads on 1000 regions and the mask
-heads on 100; of segmentors not the auxiliary head. Multiply-accumulates of matrix products, convolutions
-and attention count once each; norms, activations, biases and resampling do not.
+Backbone, neck and heads count on one image; in two-stage detectors the box heads on 1000 regions and the
+mask heads on 100; in segmentors all but the auxiliary head. Each multiply-accumulate of matrix products,
+convolutions and attention counts once. Norms, activations, biases and resampling do not count.
 """
 
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ def build_without_memory(cfg: Config) -> nn.Module:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Count all parameters, the auxiliary heads' among them."""
+    """Count all parameters, with those of the auxiliary heads."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -37,14 +37,14 @@ def count_macs(model: nn.Module, size: tuple[int, int]) -> dict[str, int]:
     """Count the multiply-accumulates of a forward pass on one image.
 
     Args:
-        model: a detector of mmdet or a segmentor of mmseg on the meta device; of no further use afterwards.
-        size: height and width of the image in pixels.
+        model: A detector of mmdet or a segmentor of mmseg on the meta device. It cannot be used afterwards.
+        size: Height and width of the image in pixels.
 
     Returns:
-        The numbers by part of the model.
+        The number for each part of the model.
 
     Raises:
-        UserError: where no rule says what counts of such a model.
+        UserError: If there is no rule which parts of such a model count.
     """
     with without_memory(model):
         image = torch.empty(1, 3, *size)
@@ -93,12 +93,12 @@ def _as_list(modules: nn.Module | None) -> list[nn.Module]:
 
 
 def _regions(extractor: nn.Module, number: int) -> Tensor:
-    """What a region extractor hands to a head."""
+    """The output of a region extractor, which is the input of a head."""
     return torch.empty(number, extractor.out_channels, *extractor.roi_layers[0].output_size)
 
 
 def _samples(size: tuple[int, int]) -> list:
-    """The image's description, which heads with queries ask for."""
+    """The description of the image, which heads with queries need."""
     from mmengine.structures import BaseDataElement
 
     return [BaseDataElement(metainfo=dict(img_shape=size, batch_input_shape=size, pad_shape=size))]

@@ -1,1 +1,1 @@
-"""Parts of ``mmnat convert``: published checkpoints into those of today's models."""
+"""Converts published checkpoints to checkpoints of today's models, for ``mmnat convert``."""

@@ -1,4 +1,4 @@
-"""What the names and shapes in a state dict say about the model that it is of."""
+"""Infers the architecture of a model from the names and shapes in its state dict."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmnat.errors import UserError
 
-#: Beginnings of names that only one kind of model has; the first kind that fits counts.
+#: The prefix of names that only one kind of model has. The first kind with a match is chosen.
 KINDS = {
     'Mask2Former': 'panoptic_head.pixel_decoder.',
     'Cascade Mask R-CNN': 'roi_head.bbox_head.0.',
@@ -19,27 +19,27 @@ _BLOCK = re.compile(r'(?P<levels>levels|layers)\.(?P<level>\d+)\.blocks\.(?P<blo
 
 
 def has_blocks(weights: Mapping[str, Tensor], prefix: str) -> bool:
-    """Whether the names are those of NAT, DiNAT or DiNAT_s behind a prefix.
+    """Whether the state dict has the blocks of NAT, DiNAT or DiNAT_s after a prefix.
 
     Args:
         weights: Name to tensor.
-        prefix: Of the backbone's names.
+        prefix: The prefix of the backbone's names.
     """
     return any(match['name'] == 'attn.rpb' for match, _ in _blocks(weights, prefix))
 
 
 def backbone_settings(weights: Mapping[str, Tensor], prefix: str, path: str) -> dict[str, Any]:
-    """The arguments of the backbone that has these weights.
+    """Infer the arguments of a backbone from its weights.
 
-    Dilations, which change no weight, are not among them: DiNAT counts as NAT.
+    The dilations are not among them, because no weight depends on them: DiNAT counts as NAT.
 
     Args:
         weights: Name to tensor.
-        prefix: Of the backbone's names.
+        prefix: The prefix of the backbone's names.
         path: The file, for messages.
 
     Returns:
-        dict: ``type``, and the arguments.
+        ``type`` and the arguments.
     """
     depths: dict[int, int] = {}
     samples: dict[int, dict[str, Tensor]] = {}
@@ -68,7 +68,7 @@ def backbone_settings(weights: Mapping[str, Tensor], prefix: str, path: str) -> 
 
 
 def model_kind(weights: Mapping[str, Tensor], path: str) -> str:
-    """The kind of detector or segmentor, one of :data:`KINDS`; raises UserError where it is another."""
+    """The kind of detector or segmentor, one of :data:`KINDS`; raises UserError if it is another."""
     for kind, beginning in KINDS.items():
         if any(name.startswith(beginning) for name in weights):
             return kind
@@ -88,7 +88,7 @@ def _blocks(weights: Mapping[str, Tensor], prefix: str) -> list[tuple[re.Match, 
 
 
 def _check_sample(sample: Mapping[str, Tensor], level: str, path: str) -> None:
-    """Refuse a level that does not tell its size."""
+    """Reject a level whose size cannot be inferred."""
     for name, dims in (('attn.rpb', 3), ('mlp.fc1.weight', 2)):
         if name not in sample or sample[name].dim() != dims:
             raise UserError(

@@ -1,4 +1,4 @@
-"""A published checkpoint converted, and compared with the model that it is for."""
+"""Converts a published checkpoint and compares it with its model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ class Converted:
     """A converted checkpoint.
 
     Attributes:
-        checkpoint: What is written.
-        report: What was done, in lines.
+        checkpoint: The content of the file to write.
+        report: The lines that tell what was done.
     """
 
     checkpoint: dict
@@ -29,11 +29,11 @@ class Converted:
 
 
 def convert(src: str, config: str | None) -> Converted:
-    """Read a checkpoint, convert it, and compare it with the model that it is for.
+    """Read a checkpoint, convert it, and compare it with its model.
 
     Args:
         src: The checkpoint.
-        config: The config of that model, or None to infer it from the weights.
+        config: The config of the model. If it is None, the model is inferred from the weights.
     """
     source = read_source(src)
     layout = layout_of(source.weights, src)
@@ -61,10 +61,10 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def write(checkpoint: dict, dst: str) -> None:
-    """Write a checkpoint, whole or not at all."""
+    """Write a checkpoint completely or not at all."""
     with atomic_write(Path(dst)) as unfinished, open(unfinished, 'wb') as file:
         try:
             torch.save(checkpoint, file)
-        except RuntimeError as error:  # what torch makes of a full disk
+        except RuntimeError as error:  # what torch raises if the disk is full
             reason = str(error).splitlines()[0]
             raise UserError(f'{dst} cannot be written: {reason}', 'make room, or choose another') from error

@@ -13,12 +13,12 @@ NAME = 'a classifier or backbone of the NAT release'
 
 
 def recognises(weights: Mapping[str, Tensor]) -> bool:
-    """Whether the weights are those of a backbone, with or without a classifier's head."""
+    """Whether these are the weights of a backbone, with or without a classifier's head."""
     return has_blocks(weights, '') or has_blocks(weights, 'backbone.')
 
 
 def convert(weights: Mapping[str, Tensor]) -> Conversion:
-    """Keep the backbone; the last norm and the head of the classifier are dropped."""
+    """Keep the backbone, and drop the last norm and the head of the classifier."""
     prefix = 'backbone.' if has_blocks(weights, 'backbone.') else ''
     kept = backbone_weights(weights, '')
     steps = [f"removed 'backbone.' from {len(kept)} names"] if prefix else []

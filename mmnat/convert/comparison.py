@@ -1,4 +1,4 @@
-"""Whether a state dict fits a model."""
+"""Whether converted weights fit the model that they are for."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,25 +6,26 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from mmnat.checkpoints.difference import compare
 from mmnat.errors import UserError, abbreviate
 
 from .expected import Expected
 
-# Initialised by the model where a file lacks them: the output norms of a backbone alone, which only dense
+# The model initializes these if a file lacks them: the output norms of a backbone alone, which only dense
 # prediction has, and the counters that torch added to batch norm later.
 _OPTIONAL = re.compile(r'norm\d+\..+|.+\.num_batches_tracked')
-# Not needed where a model does not return that level.
+# The model does not need these if it does not return that level.
 _UNUSED = re.compile(r'(?:backbone\.)?norm\d+\..+')
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A state dict beside a model that it fits.
+    """Weights that fit a model.
 
     Attributes:
-        weights: What the model takes.
-        unused: Names of what it does not.
-        missing: Names of what it initialises itself.
+        weights: The weights that the model takes.
+        unused: Names of the other weights.
+        missing: Names of the weights that the model initializes itself.
     """
 
     weights: dict[str, Tensor]
@@ -33,7 +34,7 @@ class Fit:
 
 
 def fit(weights: Mapping[str, Tensor], model: Expected, path: str) -> Fit:
-    """Compare a state dict with that of a model.
+    """Compare converted weights with those that a model expects.
 
     Args:
         weights: Name to tensor.
@@ -41,30 +42,25 @@ def fit(weights: Mapping[str, Tensor], model: Expected, path: str) -> Fit:
         path: The file, for messages.
 
     Raises:
-        UserError: Where tensors are missing, of another shape or unknown to the model.
+        UserError: If tensors are missing, have another shape or are unknown to the model.
     """
-    expected = model.state_dict
-    unknown = [name for name in weights if name not in expected]
-    absent = [name for name in expected if name not in weights]
+    difference = compare(weights, model.state_dict)
     wrong = {
-        'missing': [name for name in absent if not _OPTIONAL.fullmatch(name)],
-        'of another shape': [
-            f'{name} is {tuple(weight.shape)} in the file and {tuple(expected[name].shape)} in the model'
-            for name, weight in weights.items()
-            if name in expected and weight.shape != expected[name].shape
-        ],
-        'unknown to the model': [name for name in unknown if not _UNUSED.fullmatch(name)],
+        'missing': [name for name in difference.missing if not _OPTIONAL.fullmatch(name)],
+        'of another shape': difference.shape_notes,
+        'unknown to the model': [name for name in difference.unexpected if not _UNUSED.fullmatch(name)],
     }
     if any(wrong.values()):
         raise UserError(
             f'checkpoint {path} does not fit {model.description}: {_summary(wrong)}',
             'name the config that it was trained with by --config, or copy or download it again',
         )
-    return Fit({n: w for n, w in weights.items() if n in expected}, unknown, absent)
+    taken = {name: weight for name, weight in weights.items() if name in model.state_dict}
+    return Fit(taken, difference.unexpected, difference.missing)
 
 
 def _summary(wrong: Mapping[str, Sequence[str]]) -> str:
-    # One shape says enough, and takes a line.
+    # One shape is enough: it fills a line.
     limits = {'of another shape': 1}
     return ', '.join(
         f'{len(names)} {how} ({abbreviate(names, limits.get(how, 3))})'

@@ -1,9 +1,8 @@
 """Detectron2's Mask2Former on DiNAT-Large, as SHI-Labs released it.
 
-The released files could not be downloaded where this was written. The names are derived from the sources:
-the release's D2DiNAT, Mask2Former's MSDeformAttnPixelDecoder and MultiScaleMaskedTransformerDecoder, and
-mmdet's MSDeformAttnPixelDecoder and Mask2FormerHead, from which mmseg's is derived. Tested on files written
-in that layout.
+This was written without the released files. The names come from the source code: the release's D2DiNAT,
+Mask2Former's MSDeformAttnPixelDecoder and MultiScaleMaskedTransformerDecoder, and mmdet's
+MSDeformAttnPixelDecoder and Mask2FormerHead, which mmseg uses too. The tests write files in that layout.
 """
 
 from collections.abc import Mapping
@@ -20,8 +19,8 @@ _ENCODER = _PIXEL + r'transformer\.encoder\.layers\.(\d+)\.'
 _PREDICTOR = r'sem_seg_head\.predictor\.'
 _CLASSES = tuple(f'sem_seg_head.predictor.class_embed.{leaf}' for leaf in ('weight', 'bias'))
 
-# Stuff among the classes of a panoptic model, by the number of classes. mmdet's panoptic heads take the
-# first classes for things; Detectron2 has them mixed with stuff (ADE20K) or behind it (Cityscapes).
+# The stuff classes of a panoptic model, by its number of classes. For mmdet's panoptic heads the first
+# classes are things. Detectron2 mixes things with stuff (ADE20K) or puts them after it (Cityscapes).
 # fmt: off
 _STUFF = {
     133: range(80, 133),  # COCO
@@ -36,17 +35,17 @@ _STUFF = {
 
 
 def recognises(weights: Mapping[str, Tensor]) -> bool:
-    """Whether the weights are those of a Mask2Former on a backbone of ours."""
+    """Whether these are the weights of a Mask2Former on one of our backbones."""
     named = any(name.startswith('sem_seg_head.predictor.') for name in weights)
     return named and has_blocks(weights, 'backbone.')
 
 
 def convert(weights: Mapping[str, Tensor], model: nn.Module | None) -> Conversion:
-    """Rename, and bring the classes of a panoptic model in mmdet's order.
+    """Rename the weights, and put the classes of a panoptic model in mmdet's order.
 
     Args:
         weights: Name to tensor.
-        model: A segmentor of mmseg, or a detector of mmdet; None for the latter.
+        model: A segmentor of mmseg or a detector of mmdet; None means a detector.
     """
     if hasattr(model, 'decode_head'):
         return rename(weights, _rules('decode_head'))
@@ -101,23 +100,23 @@ def _rules(head: str) -> list[Rule]:
         (_PREDICTOR + r'decoder_norm\.(.+)', rf'{decoder}post_norm.\1'),
         (_PREDICTOR + r'input_proj\.(.+)', rf'{head}.decoder_input_projs.\1'),
         (_PREDICTOR + r'class_embed\.(.+)', rf'{head}.cls_embed.\1'),
-        # mmdet's is a Sequential, which counts the activations between.
+        # mmdet has a Sequential, whose numbers include the activations between the layers.
         (
             _PREDICTOR + r'mask_embed\.layers\.(\d+)\.(.+)',
             lambda match: f'{head}.mask_embed.{2 * int(match[1])}.{match[2]}',
         ),
         (_PREDICTOR + r'((?:query_feat|query_embed|level_embed)\..+)', rf'{head}.\1'),
-        # The weight of "no object" in the loss, which mmdet's configs have.
+        # The weight of "no object" in the loss; in mmdet it is in the config.
         (r'criterion\.empty_weight', None),
         (r'pixel_(?:mean|std)', None),
     ]
 
 
 def _mmdet_order(weights: Mapping[str, Tensor], model: nn.Module | None) -> list[int]:
-    """Where to take mmdet's classes from, if the model tells things from stuff; empty for no change."""
+    """The old index of each class of a panoptic model in mmdet's order; empty if nothing changes."""
     outputs = [len(weights[name]) for name in _CLASSES if name in weights and weights[name].dim()]
     if len(outputs) != len(_CLASSES) or len(set(outputs)) != 1:
-        return []  # what the comparison with the model will tell
+        return []  # the comparison with the model will report it
     count = outputs[0] - 1  # without "no object"
     stuff = _STUFF.get(count, ())
     of_model = getattr(getattr(model, 'panoptic_head', None), 'num_stuff_classes', len(stuff))

@@ -1,4 +1,4 @@
-"""The model that a state dict has to fit, built without memory for its weights."""
+"""Builds the model that a state dict has to fit, without memory for its weights."""
 
 import re
 import tempfile
@@ -27,7 +27,7 @@ class Expected:
 
     Attributes:
         state_dict: Name to tensor, without memory.
-        description: What it is, in words.
+        description: The model in words.
     """
 
     state_dict: dict[str, Tensor]
@@ -45,12 +45,12 @@ def configured_model(path: str) -> nn.Module:
 
 
 def expected_by(config: str, model: nn.Module, weights: Mapping[str, Tensor]) -> Expected:
-    """What a config's model expects of weights: of those of a backbone alone, to be its backbone's.
+    """The model of a config; if the weights are those of a backbone alone, only its backbone.
 
     Args:
         config: The config, for messages.
         model: Its model.
-        weights: Name to tensor, under names of today.
+        weights: Name to tensor, with the names of today's models.
     """
     if _is_whole(weights):
         return Expected(model.state_dict(), f'the model of {config}')
@@ -58,10 +58,10 @@ def expected_by(config: str, model: nn.Module, weights: Mapping[str, Tensor]) ->
 
 
 def expected_of(weights: Mapping[str, Tensor], path: str) -> Expected:
-    """The model that weights are of, as their names and shapes tell.
+    """Infer the model from the names and shapes of its weights.
 
     Args:
-        weights: Name to tensor, under names of today.
+        weights: Name to tensor, with the names of today's models.
         path: The file, for messages.
     """
     whole = _is_whole(weights)
@@ -112,7 +112,7 @@ def _adapt_mask_rcnn(model: Any, channels: list[int], weights: Mapping[str, Tens
     model.neck.in_channels = channels
     heads = model.roi_head.bbox_head
     heads = heads if isinstance(heads, list) else [heads]
-    # Of a cascade, every stage has its own.
+    # Each stage of a cascade has its own.
     name = r'roi_head\.mask_head\.(?:0\.)?conv_logits\.weight'
     for head in (*heads, model.roi_head.mask_head):
         head.num_classes = _outputs(weights, name, head.num_classes)
@@ -137,12 +137,12 @@ def _adapt_mask2former(model: Any, channels: list[int], weights: Mapping[str, Te
 
 
 def _outputs(weights: Mapping[str, Tensor], pattern: str, default: int) -> int:
-    """Outputs of a layer; the default where it is missing or broken, which the comparison will find."""
+    """Outputs of a layer; the default if it is missing or broken, which the comparison will report."""
     shapes = (weight.shape for name, weight in weights.items() if re.fullmatch(pattern, name))
     return next((shape[0] for shape in shapes if shape), default)
 
 
-# By kind: the config to start from, its framework, and what fits it to the weights.
+# For each kind: the config to start from, its framework, and the function that adapts it to the weights.
 _TEMPLATES: dict[str, tuple[Path | str, str, Callable[[Any, list[int], Mapping[str, Tensor]], None]]] = {
     'Mask R-CNN': (_MODELS / 'mask-rcnn_nat_fpn.py', 'mmdet', _adapt_mask_rcnn),
     'Cascade Mask R-CNN': (_MODELS / 'cascade-mask-rcnn_nat_fpn.py', 'mmdet', _adapt_mask_rcnn),

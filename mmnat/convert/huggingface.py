@@ -1,8 +1,9 @@
 """Hugging Face's NAT and DiNAT: ``shi-labs/nat-*`` and ``shi-labs/dinat-*``.
 
-Named as in transformers' models ``nat`` (up to 4.48, as deprecated) and ``dinat``: the classes
-``...ForImageClassification``, whose names start with the model's, ``...Model`` and ``...Backbone``. They
-compute the same: stem, downsampling and order of channels are those of the NAT release.
+The names are those of transformers' models ``nat`` (up to 4.48, as deprecated) and ``dinat``: of the
+classes ``...ForImageClassification``, in which they start with the model's name, ``...Model`` and
+``...Backbone``. The models compute the same as ours: stem, downsampling and order of channels are those
+of the NAT release.
 """
 
 import re
@@ -16,7 +17,7 @@ from .renaming import Conversion, rename
 NAME = "Hugging Face's nat or dinat"
 _MODEL = r'(?:(?:nat|dinat)\.)?'
 _BLOCK = _MODEL + r'encoder\.levels\.(\d+)\.layers\.(\d+)\.'
-# In a block: their name, without 'weight' and 'bias', and ours.
+# Names in a block without 'weight' and 'bias': theirs to ours.
 _IN_BLOCK = {
     'layernorm_before': 'norm1',
     'attention.self.qkv': 'attn.qkv',
@@ -50,7 +51,7 @@ def recognises(weights: Mapping[str, Tensor]) -> bool:
 
 
 def convert(weights: Mapping[str, Tensor]) -> Conversion:
-    """Fuse queries, keys and values, split layer scale, and rename."""
+    """Fuse query, key and value, split layer scale, and rename."""
     weights = dict(weights)
     steps = [_fuse_queries_keys_values(weights), _split_layer_scale(weights)]
     result = rename(weights, _RULES)
@@ -63,7 +64,7 @@ def _fuse_queries_keys_values(weights: dict[str, Tensor]) -> str:
     for name in list(weights):
         match = re.fullmatch(r'(.+\.attention\.self\.)query(\.weight|\.bias)', name)
         parts = [f'{match[1]}{part}{match[2]}' for part in ('query', 'key', 'value')] if match else []
-        # What is incomplete stays, and is missed by the comparison with the model.
+        # Incomplete parts stay as they are; the comparison with the model will report them.
         if parts and len({weights[part].shape if part in weights else None for part in parts}) == 1:
             weights[f'{match[1]}qkv{match[2]}'] = torch.cat([weights.pop(part) for part in parts])
             count += 1

@@ -1,4 +1,4 @@
-"""The layouts of published checkpoints that can be converted, and telling which one a file has."""
+"""The layouts of published checkpoints that can be converted, and detecting the layout of a file."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ class Layout:
     """A way to name the tensors of a model.
 
     Attributes:
-        name: What has it, for messages.
-        recognises: Whether a state dict has it.
-        convert: Turns a state dict into one for models of today; also takes the model of the given
+        name: The models with this layout, for messages.
+        recognises: Whether a state dict has this layout.
+        convert: Converts a state dict for today's models. Its second argument is the model of the given
             config, or None.
     """
 
@@ -33,7 +33,7 @@ def _of(module: ModuleType) -> Layout:
     return Layout(module.NAME, module.recognises, lambda weights, model: module.convert(weights))
 
 
-#: The first one that recognises a state dict is its layout.
+#: A state dict has the first layout that recognises it.
 LAYOUTS = (
     _of(huggingface),
     Layout(detectron2.NAME, detectron2.recognises, detectron2.convert),
@@ -43,7 +43,7 @@ LAYOUTS = (
 
 
 def layout_of(weights: Mapping[str, Tensor], path: str) -> Layout:
-    """Return the layout of a state dict; raises UserError where it has none of them."""
+    """Return the layout of a state dict; raises UserError if it has none of them."""
     for layout in LAYOUTS:
         if layout.recognises(weights):
             return layout

@@ -1,4 +1,4 @@
-"""Renaming the tensors of a state dict by rules."""
+"""Renames the tensors of a state dict by rules."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -6,19 +6,19 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-#: A pattern for a whole name, and what replaces it: a template, a function of the match, or None where
-#: models of today have no use for the tensor.
+#: A pattern for a whole name, and its replacement: a template, a function of the match, or None if today's
+#: models do not need the tensor.
 Rule = tuple[str, str | Callable[[re.Match], str] | None]
 
 
 @dataclass
 class Conversion:
-    """Weights under the names that models of today have for them.
+    """Weights with the names of today's models.
 
     Attributes:
         weights: Name to tensor.
-        steps: What was done to the names and tensors, a line each.
-        dropped: Names of the tensors left out.
+        steps: The changes of names and tensors, one line for each.
+        dropped: Names of the tensors that were left out.
     """
 
     weights: dict[str, Tensor]
@@ -27,14 +27,14 @@ class Conversion:
 
 
 def rename(weights: Mapping[str, Tensor], rules: Sequence[Rule]) -> Conversion:
-    """Apply to every name the first rule whose pattern it matches; names without one stay.
+    """Apply to every name the first rule that matches; other names stay.
 
     Args:
         weights: Name to tensor.
         rules: The rules.
 
     Returns:
-        Conversion: Its steps tell for each rule how many names it changed, and the first.
+        The renamed weights. For each rule a step says how many names it changed, and the first of them.
     """
     result = Conversion({})
     changed: dict[str, list[str]] = {}

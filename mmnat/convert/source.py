@@ -1,4 +1,4 @@
-"""Reading the checkpoint to convert."""
+"""Reads the checkpoint to convert."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ class Source:
 
     Attributes:
         weights: Name to tensor.
-        meta: What the converted file keeps of its ``meta``.
-        left_out: What else it holds, by the names of its entries.
+        meta: The part of its ``meta`` that the converted file keeps.
+        left_out: The names of its other entries.
     """
 
     weights: dict[str, Tensor]
@@ -29,19 +29,19 @@ class Source:
 
     @property
     def classes(self) -> Sequence[str]:
-        """Names of the classes; empty where the file has none."""
+        """Names of the classes; empty if the file has none."""
         return self.meta.get('dataset_meta', {}).get('classes') or ()
 
 
 def read_source(path: str) -> Source:
-    """Read a checkpoint: what ``torch.save`` wrote, or safetensors.
+    """Read a checkpoint that ``torch.save`` wrote, or a safetensors file.
 
     Args:
         path: A local file or a URL.
 
     Raises:
-        UserError: Where it needs a package that is not there, or is a pickle of another kind.
-        CheckpointError: Where it cannot be read, holds no weights or would execute code.
+        UserError: If reading needs a package that is not installed, or if it is a pickle of another kind.
+        CheckpointError: If the file cannot be read, holds no weights or would execute code.
     """
     file = local_file(path)
     if file.suffix == '.safetensors':
@@ -84,11 +84,11 @@ def _read_safetensors(file: Path, path: str) -> dict[str, Tensor]:
 
 
 def _kept_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """The classes and colours, as mmdet 3.x and mmseg 1.x keep them."""
+    """The classes and colours, as mmdet 3.x and mmseg 1.x store them."""
     if isinstance(meta.get('dataset_meta'), Mapping):
         return dict(dataset_meta=meta['dataset_meta'])
     former = {name.lower(): meta.get(name) for name in ('CLASSES', 'PALETTE')}
-    # Where a data set named no classes, OpenMMLab saved None.
+    # If a data set had no class names, OpenMMLab saved None.
     lists = {name: _plain(value) for name, value in former.items() if value is not None}
     return dict(dataset_meta=lists) if 'classes' in lists else {}
 

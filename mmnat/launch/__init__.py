@@ -1,1 +1,1 @@
-"""Starting a training or a test: config, precision, processes, memory, runner."""
+"""Starts a training or a test: config, precision, processes, memory, runner."""

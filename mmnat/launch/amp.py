@@ -31,14 +31,14 @@ class CPUAmpOptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Run the forward pass in bfloat16 where autocast holds that safe."""
+        """Run those operators of the forward pass in bfloat16 that autocast considers safe."""
         with super().optim_context(model), autocast('cpu', dtype=torch.bfloat16):
             yield
 
 
 @functools.cache
 def _run_mmcv_ops_in_float32() -> None:
-    # mmcv's CPU operators, NMS and RoIAlign among them, have no bfloat16 version.
+    # mmcv's CPU operators, for example NMS and RoIAlign, have no bfloat16 version.
     import_module('mmcv.ops')
     for function in torch.autograd.Function.__subclasses__():
         if function.__module__.startswith('mmcv.ops.'):
@@ -47,7 +47,7 @@ def _run_mmcv_ops_in_float32() -> None:
 
 
 def _in_float32(step: Callable) -> Callable:
-    """Run a step of an autograd function in float32, with bfloat16 at either end."""
+    """Run a step of an autograd function in float32, with inputs and outputs in bfloat16."""
 
     @functools.wraps(step)
     def wrapper(ctx: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Distributed runs on machines without a GPU, which mmengine does not set up itself."""
+"""Sets up distributed runs on machines without a GPU, which mmengine does not."""
 
 import os
 from typing import Any
@@ -10,14 +10,17 @@ from mmnat.errors import UserError
 
 
 def configure_distribution(cfg: Config) -> None:
-    """Fit a config to the launcher and to the devices that are there.
+    """Adapt a config to the launcher and to the available devices.
 
-    Over CPUs the processes talk through gloo, the model wrapper gets no device ids, and
-    synchronized batch norm, which only runs on GPUs, becomes plain batch norm. Where training
-    is not distributed, mmengine's runner replaces synchronized batch norm.
+    On CPUs the processes communicate through gloo, the model wrapper gets no device ids, and plain batch
+    norm replaces synchronized batch norm, which only runs on GPUs. If a run is not distributed,
+    mmengine's runner replaces synchronized batch norm itself.
 
     Args:
-        cfg (Config): The config; changed in place.
+        cfg: The config, which is changed.
+
+    Raises:
+        UserError: If the launcher does not fit the environment or the devices.
     """
     if cfg.launcher == 'pytorch' and 'RANK' not in os.environ:
         raise UserError(
@@ -42,9 +45,8 @@ def configure_distribution(cfg: Config) -> None:
 
 
 def init_distribution(cfg: Config) -> None:
-    """Join the process group of a run distributed over CPUs."""
-    # mmengine's init_dist selects a CUDA device whatever the backend; it leaves a group that
-    # is already there alone.
+    """Join the process group of a run that is distributed over CPUs."""
+    # mmengine's init_dist selects a CUDA device for every backend, but does nothing if a group exists.
     if _distributed_on_cpu(cfg) and not torch.distributed.is_initialized():
         torch.distributed.init_process_group('gloo')
 

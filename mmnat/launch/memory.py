@@ -1,21 +1,21 @@
-"""What becomes of memory that tensors on the CPU give back."""
+"""Makes glibc keep freed memory for reuse."""
 
 import ctypes
 
-# Of glibc's malloc.h.
+# From glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 
 
 def keep_freed_memory() -> bool:
-    """Have the C library keep freed memory for the next allocation; for programs that run one loop.
+    """Make glibc keep freed memory for the next allocation; for programs that run one loop.
 
-    By default large tensors' memory goes back to the system each time and comes again as pages to be
-    cleared, which is a tenth to a fifth of a training step of NAT-Tiny on two cores. The peak stays the
-    same.
+    By default the memory of large tensors returns to the system each time, and the system clears its
+    pages before it gives them out again. This takes a tenth to a fifth of a training step of NAT-Tiny on
+    two cores. The peak stays the same.
 
     Returns:
-        Whether that was possible: only glibc has it, and not where another allocator takes its place.
+        Whether that was possible: it is not without glibc, or if another allocator replaces glibc's.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""The options of the command line that training and testing share, and what they do to the config."""
+"""The command line options that training and testing share, and their effect on the config."""
 
 import argparse
 import os
@@ -34,17 +34,17 @@ def load_config(args: argparse.Namespace) -> Config:
     """Load the config of a training or a test run.
 
     Args:
-        args (argparse.Namespace): Parsed options, see :func:`add_config_options`.
+        args: Parsed options, see :func:`add_config_options`.
 
     Returns:
-        Config: The config with ``work_dir`` and ``launcher`` set.
+        The config with ``work_dir`` and ``launcher`` set.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args.config)
     if args.cfg_options:
         _merge_options(cfg, args.cfg_options)
     cfg.launcher = args.launcher
-    # The command line comes before the config, the config before its file name.
+    # The command line overrides the config, and the config overrides the name of its file.
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:

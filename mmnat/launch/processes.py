@@ -1,19 +1,19 @@
-"""Processes that end with the one that started them, however that ends. Only Linux can do it."""
+"""Makes processes end with the process that started them, even if it is killed. Works on Linux only."""
 
 import ctypes
 import os
 import signal
 import threading
 
-# Of Linux's prctl.h.
+# From Linux's prctl.h.
 _PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent(parent: int | None = None) -> None:
-    """Have the system kill this process if its parent ends; do nothing if the system is not Linux.
+    """Make the system kill this process when its parent ends; do nothing if the system is not Linux.
 
     Args:
-        parent: Process id of the parent, if known: then this process also ends if it is too late already.
+        parent: Process id of the parent, if known. Then this process also ends if the parent is gone.
     """
     try:
         prctl = ctypes.CDLL(None).prctl
@@ -25,10 +25,11 @@ def end_with_parent(parent: int | None = None) -> None:
 
 
 def end_together() -> None:
-    """Have this process end with torchrun, if that started it, and data workers end with this process.
+    """Make this process end with torchrun, if torchrun started it, and data workers end with this process.
 
-    A data worker finds out for itself that its process is gone, but only between two batches and if it does
-    not wait for a lock. The system watches the thread that forks, so this holds for the main thread's.
+    A data worker notices itself that its parent is gone, but only between two batches, and not while it
+    waits for a lock. The system watches the thread that forks, so only workers of the main thread end
+    this way.
     """
     if 'TORCHELASTIC_RUN_ID' in os.environ:
         end_with_parent()

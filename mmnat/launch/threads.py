@@ -1,19 +1,20 @@
-"""How long threads wait for each other before they sleep."""
+"""Sets how long threads wait for each other before they sleep."""
 
 import os
 from collections.abc import MutableMapping
 
-# Turns of the loop in which GNU's OpenMP waits, a fraction of a millisecond. Its own 300,000 are fine if
-# nobody else uses the cores; otherwise a thread that waits keeps the one that it waits for from running.
+# Iterations of the loop in which GNU's OpenMP waits; they take a fraction of a millisecond. Its own
+# default, 300,000, is good if nothing else uses the cores. Otherwise a waiting thread occupies a core, and
+# the thread for which it waits cannot run there.
 SPIN_COUNT = 5_000
 _CHOSEN_BY_USER = ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY')
 
 
 def wait_briefly(variables: MutableMapping[str, str] = os.environ) -> None:
-    """Have threads of OpenMP sleep soon if they have to wait; before torch is imported.
+    """Make OpenMP's threads sleep soon if they have to wait. Call it before torch is imported.
 
     Args:
-        variables: The environment to do it in; nothing changes if it already says how to wait.
+        variables: The environment. Nothing changes if the user has already set how threads wait.
     """
     if not any(name in variables for name in _CHOSEN_BY_USER):
         variables['GOMP_SPINCOUNT'] = str(SPIN_COUNT)

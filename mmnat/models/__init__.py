@@ -1,4 +1,4 @@
-"""NAT, DiNAT and DiNAT_s: backbones of neighborhood attention for mmdet, mmseg and mmengine."""
+"""NAT, DiNAT and DiNAT_s: backbones with neighborhood attention for mmdet, mmseg and mmengine."""
 
 from .dinat_s import DiNAT_s
 from .nat import NAT, DiNAT

@@ -1,10 +1,10 @@
-"""Arguments that the backbones do not take, among them those of other implementations."""
+"""Rejects arguments that the backbones do not take, for example those of other implementations."""
 
 import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# What to do with an argument of the NAT release, of Swin in mmdet and mmpretrain, or of transformers.
+# How to replace an argument of the NAT release, of Swin in mmdet and mmpretrain, or of transformers.
 _FORMER = {
     'pretrained': "write init_cfg=dict(type='Pretrained', checkpoint={value!r})",
     'in_chans': 'write in_channels={value!r}',
@@ -36,12 +36,12 @@ _FORMER = {
 
 
 def refuse_unknown(owner: str, unknown: Mapping[str, Any], valid: Sequence[str]) -> None:
-    """Raise TypeError where there are arguments that a backbone does not take.
+    """Raise TypeError if there are arguments that a backbone does not take.
 
     Args:
-        owner: the backbone's class, for the message.
-        unknown: the arguments, by name.
-        valid: names of those that it takes.
+        owner: Name of the backbone's class, for the message.
+        unknown: The arguments, by name.
+        valid: Names of the arguments that the backbone takes.
     """
     if unknown:
         remedies = [f'argument {name!r}: {_remedy(name, value, valid)}' for name, value in unknown.items()]
@@ -51,7 +51,7 @@ def refuse_unknown(owner: str, unknown: Mapping[str, Any], valid: Sequence[str])
 def _remedy(name: str, value: Any, valid: Sequence[str]) -> str:
     if name in _FORMER:
         remedy = _FORMER[name]
-        # None and 0 switch off what an argument is about, layer scale for one.
+        # None and 0 switch a feature off, for example layer scale.
         off = value is None or (value == 0 and remedy.startswith('write'))
         return 'leave it out' if off else remedy.format(value=value)
     near = difflib.get_close_matches(name, valid, n=1)

@@ -1,4 +1,4 @@
-"""What NAT, DiNAT and DiNAT_s share: four levels of neighborhood attention and a feature pyramid."""
+"""The base of NAT, DiNAT and DiNAT_s: levels of neighborhood attention that return a feature pyramid."""
 
 import difflib
 import inspect
@@ -14,7 +14,7 @@ from .pretrained import load_pretrained, require_pretrained
 
 
 class NeighborhoodBackbone(BaseModule):
-    """Base of the backbones; see :class:`mmnat.models.NAT` for the arguments."""
+    """Base class of the backbones; see :class:`mmnat.models.NAT` for the arguments."""
 
     #: Named variants: name to ``embed_dim``, ``depths``, ``num_heads`` and ``mlp_ratio``.
     arch_zoo: ClassVar[dict[str, dict[str, Any]]]
@@ -105,7 +105,7 @@ class NeighborhoodBackbone(BaseModule):
         self._freeze()
 
     def _settings(self, arch: str | None, explicit: dict[str, Any]) -> dict[str, Any]:
-        """The variant's settings, overridden by the explicit ones."""
+        """The settings of the variant; explicit settings override them."""
         if arch is not None and arch not in self.arch_zoo:
             near = difflib.get_close_matches(str(arch).lower(), self.arch_zoo, n=1, cutoff=0)
             raise ValueError(
@@ -128,7 +128,7 @@ class NeighborhoodBackbone(BaseModule):
         num_heads: Sequence[int],
         dilations: Sequence[Sequence[int]] | None,
     ) -> Sequence[Sequence[int]]:
-        """A dilation for every block, 1 by default."""
+        """A dilation for every block; 1 by default."""
         if len(num_heads) != len(depths):
             raise ValueError(
                 f'num_heads must have one entry per level like depths {list(depths)}, got {list(num_heads)}'
@@ -154,16 +154,20 @@ class NeighborhoodBackbone(BaseModule):
         return getattr(self, self.levels_name)
 
     def _unused(self) -> nn.ModuleList:
-        """What lies behind the last level in ``out_indices``; only the state dict has it."""
+        """The modules after the last level in ``out_indices``: only the state dict needs them."""
         last = self.out_indices[-1]
         downsample = self._levels[last].downsample
         return nn.ModuleList([*([] if downsample is None else [downsample]), *self._levels[last + 1 :]])
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Feature maps ``(B, num_features[i], H / stride, W / stride)`` of the levels in ``out_indices``.
+        """Compute the feature maps of the levels in ``out_indices``.
 
         Args:
-            images: ``(B, in_channels, H, W)`` of any size. Strides are 4, 8, 16, 32, sizes rounded up.
+            images: ``(B, in_channels, H, W)`` of any size.
+
+        Returns:
+            A feature map ``(B, num_features[i], H / stride, W / stride)`` for each level, with strides 4,
+            8, 16 and 32 and sizes rounded up.
         """
         x = self.pos_drop(self.patch_embed(images))
         outputs = []
@@ -180,7 +184,7 @@ class NeighborhoodBackbone(BaseModule):
         return tuple(outputs)
 
     def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says, once; ``Pretrained`` takes the published weights."""
+        """Initialise by ``init_cfg``, once. ``Pretrained`` loads published weights."""
         entries = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg]
         pretrained = [entry for entry in entries if entry['type'] == 'Pretrained']
         if self.is_init or not pretrained:
@@ -207,7 +211,7 @@ class NeighborhoodBackbone(BaseModule):
             module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> 'NeighborhoodBackbone':
-        """Switch to training mode; what is frozen stays in evaluation mode."""
+        """Switch to training mode; frozen modules stay in evaluation mode."""
         super().train(mode)
         self._freeze()
         return self

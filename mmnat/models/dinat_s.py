@@ -1,4 +1,4 @@
-"""DiNAT_s."""
+"""The backbone DiNAT_s."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,19 +8,19 @@ from .layers import PatchMerging, PatchStem
 
 
 class DiNAT_s(NeighborhoodBackbone):
-    """Swin Transformer's skeleton with dilated neighborhood attention (arXiv 2209.15001, section 4).
+    """Swin Transformer with dilated neighborhood attention (arXiv 2209.15001, section 4).
 
-    State-dict keys are those of the published weights.
+    The keys of the state dict are those of the published weights.
 
     Args:
-        dilations: one list per level with one entry per block. The published models alternate local and
-            dilated attention with dilations that suit task and input size, hence no default.
+        dilations: one list per level with one entry per block. There is no default: the published models
+            alternate local and dilated attention, with dilations that depend on task and input size.
         arch: 'tiny', 'small', 'base' or 'large'; sets ``embed_dim``, ``depths``, ``num_heads`` and
             ``mlp_ratio``, each of which may also be given explicitly. Default: None.
         kwargs: the other arguments of :class:`mmnat.models.NAT`.
 
     Raises:
-        ValueError: where the variant is unknown or arguments do not fit together.
+        ValueError: If the variant is unknown or arguments do not fit together.
     """
 
     arch_zoo = {

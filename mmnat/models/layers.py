@@ -1,4 +1,4 @@
-"""The parts that NAT, DiNAT and DiNAT_s are made of; feature maps are channels-last ``(B, H, W, C)``."""
+"""The layers of NAT, DiNAT and DiNAT_s. Feature maps are channels-last ``(B, H, W, C)``."""
 
 import torch
 import torch.nn.functional as F
@@ -9,8 +9,8 @@ from natten_ops import NeighborhoodAttention2D
 
 
 def _channels_last(images: Tensor) -> Tensor:
-    """Images whose convolution is channels-last too: no copy before the norm, none in the backward."""
-    # torch.vmap has no contiguous(memory_format=torch.channels_last).
+    """Make the output of the next convolution channels-last: the norm and the backward need no copy."""
+    # torch.vmap does not support contiguous(memory_format=torch.channels_last).
     return images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
@@ -40,8 +40,8 @@ class ConvStem(nn.Module):
 class PatchStem(nn.Module):
     """Stem of DiNAT_s: one 4x4 convolution of stride 4, then LayerNorm.
 
-    Images ``(B, C, H, W)`` to ``(B, ceil(H / 4), ceil(W / 4), embed_dim)``; sides that are no multiple of 4
-    are padded with zeros at the right and bottom.
+    Images ``(B, C, H, W)`` to ``(B, ceil(H / 4), ceil(W / 4), embed_dim)``. If a side is not a multiple
+    of 4, zeros are padded at the right and bottom.
 
     Args:
         in_channels: channels of the images.
@@ -56,7 +56,7 @@ class PatchStem(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Embed the images."""
         height, width = images.shape[-2:]
-        # Padding by nothing would copy.
+        # Padding copies even if it adds nothing.
         if height % 4 or width % 4:
             images = F.pad(images, (0, -width % 4, 0, -height % 4))
         return self.norm(self.proj(_channels_last(images)).permute(0, 2, 3, 1))
@@ -82,7 +82,7 @@ class ConvDownsample(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Downsampling of DiNAT_s, as in Swin Transformer: the pixels of 2x2 patches side by side, projected.
+    """Downsampling of DiNAT_s, as in Swin Transformer: a projection of the pixels of 2x2 patches.
 
     ``(B, H, W, dim)`` to ``(B, ceil(H / 2), ceil(W / 2), 2 * dim)``; odd sides are padded with zeros.
 
@@ -98,21 +98,21 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Halve the resolution."""
         height, width = x.shape[1:3]
-        # Padding by nothing would copy.
+        # Padding copies even if it adds nothing.
         if height % 2 or width % 2:
             x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
-        # Rows before columns: the order the published weights were trained with.
+        # Rows before columns: the published weights were trained with this order.
         phases = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
         return self.reduction(self.norm(torch.cat(phases, -1)))
 
 
 class Mlp(nn.Module):
-    """Two linear layers with GELU between, over the last dimension.
+    """Two linear layers with GELU between them, over the last dimension.
 
     Args:
         dim: channels of input and output.
-        hidden_dim: channels between.
-        drop: dropout probability after either layer.
+        hidden_dim: channels between the layers.
+        drop: dropout probability after each layer.
     """
 
     def __init__(self, dim: int, hidden_dim: int, drop: float) -> None:
@@ -126,8 +126,9 @@ class Mlp(nn.Module):
         """Apply the two layers."""
         x = self.fc1(x)
         if self.training and _can_recompute(x):
-            # The backward needs GELU's input and output, the largest tensors of a block; GELU is so cheap
-            # that only its input is kept. Checkpointing stops before it would repeat fc2.
+            # The backward needs GELU's input and output, the largest tensors of a block. GELU is cheap,
+            # so only its input is kept and its output is computed again. Checkpointing stops before it
+            # repeats fc2.
             random = self.drop.p > 0
             x = checkpoint(self._activate_and_project, x, use_reentrant=False, preserve_rng_state=random)
         else:
@@ -139,8 +140,8 @@ class Mlp(nn.Module):
 
 
 def _can_recompute(x: Tensor) -> bool:
-    """Whether a gradient is wanted, and by a differentiation that checkpoints serve."""
-    # The compiler decides on its own what to compute again, and torch.func refuses checkpoints.
+    """Whether a gradient is needed, and checkpoints work for it."""
+    # The compiler decides itself what to compute again, and torch.func does not support checkpoints.
     return (
         x.requires_grad
         and not torch.compiler.is_compiling()
@@ -149,10 +150,11 @@ def _can_recompute(x: Tensor) -> bool:
 
 
 class StochasticDepth(nn.Module):
-    """Adds a branch to its input, and in training only in randomly drawn samples of the batch.
+    """Adds a branch to its input; in training only for randomly drawn samples of the batch.
 
-    The branch is scaled where it is added so that the sum's expectation is that of the whole branch. mmcv's
-    DropPath does the same, in two passes over the branch before it is added; here there is one in all.
+    For those samples the branch is scaled, so that its expected contribution stays the same. mmcv's
+    DropPath does the same in two passes over the branch before the addition. Here there is one pass in
+    all.
 
     Args:
         drop_prob: probability of skipping the branch.
@@ -176,16 +178,16 @@ class StochasticDepth(nn.Module):
 
 
 class Block(nn.Module):
-    """Transformer block: neighborhood attention and MLP, each normalised before and added to its input.
+    """Transformer block: neighborhood attention and MLP, each with a norm before it and added to its input.
 
     Args:
         dim: channels.
         num_heads: attention heads.
         kernel_size: keys in an attention window on each axis.
-        dilation: distance of neighbouring keys.
+        dilation: distance between neighbouring keys.
         mlp_ratio: hidden channels of the MLP over ``dim``.
         qkv_bias: give the query-key-value projection a bias.
-        qk_scale: factor of the dot products, None for ``head_dim ** -0.5``.
+        qk_scale: factor of the dot products; None for ``head_dim ** -0.5``.
         drop_rate: dropout probability of projections and MLP.
         attn_drop_rate: probability of dropping an attention weight.
         drop_path_rate: probability of skipping a branch (stochastic depth).
@@ -229,7 +231,7 @@ class Block(nn.Module):
             self.gamma2 = nn.Parameter(torch.full((dim,), float(layer_scale)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply both branches; keeps the shape."""
+        """Apply both branches. The shape stays the same."""
         x = self.drop_path(x, self._scaled(self.gamma1, self.attn(self.norm1(x))))
         return self.drop_path(x, self._scaled(self.gamma2, self.mlp(self.norm2(x))))
 
@@ -239,11 +241,11 @@ class Block(nn.Module):
 
 
 class Level(nn.Module):
-    """Blocks of one resolution, and the downsampling behind them.
+    """Blocks of one resolution, and the downsampling after them.
 
     Args:
         blocks: the blocks.
-        downsample: the downsampling, None for the last level.
+        downsample: the downsampling; None for the last level.
         with_cp: recompute the blocks' activations in the backward instead of keeping them.
     """
 
@@ -254,7 +256,7 @@ class Level(nn.Module):
         self.with_cp = with_cp
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the blocks; the caller downsamples, for the feature map before it is an output."""
+        """Apply the blocks. The caller downsamples, because the feature map before that is an output."""
         for block in self.blocks:
             recompute = self.with_cp and torch.is_grad_enabled()
             x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)

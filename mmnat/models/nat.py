@@ -1,4 +1,4 @@
-"""NAT and DiNAT."""
+"""The backbones NAT and DiNAT."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,13 +10,13 @@ from .layers import ConvDownsample, ConvStem
 class NAT(NeighborhoodBackbone):
     """Neighborhood Attention Transformer (Hassani et al., CVPR 2023, arXiv 2204.07143).
 
-    State-dict keys are those of the published weights. Inputs of any size are taken: where a feature map
-    is smaller than ``kernel_size * dilation``, attention pads it as the published models do.
+    The keys of the state dict are those of the published weights. Images may have any size: if a feature
+    map is smaller than ``kernel_size * dilation``, attention pads it as the published models do.
 
     Args:
-        arch: named variant, 'mini', 'tiny', 'small' or 'base'; sets the next four arguments, each of
-            which may also be given explicitly and then wins. Default: None.
-        embed_dim: channels of the first level, doubled from level to level.
+        arch: named variant, 'mini', 'tiny', 'small' or 'base'; sets the next four arguments. Explicit
+            values override it. Default: None.
+        embed_dim: channels of the first level; each further level has twice the channels.
         depths: blocks of every level.
         num_heads: attention heads of every level.
         mlp_ratio: hidden channels of the MLPs over their channels.
@@ -26,20 +26,21 @@ class NAT(NeighborhoodBackbone):
         qkv_bias: give the query-key-value projections a bias. Default: True.
         qk_scale: factor of the dot products. Default: None, ``head_dim ** -0.5``.
         drop_rate: dropout probability of stem, projections and MLPs. Default: 0.
-        attn_drop_rate: probability of dropping an attention weight; above 0 attention is computed by a
-            slow reference. Default: 0.
-        drop_path_rate: stochastic depth of the last block, growing from 0 linearly. Default: 0.2.
+        attn_drop_rate: probability of dropping an attention weight; above 0 a slow reference computes
+            attention. Default: 0.
+        drop_path_rate: stochastic depth of the last block; it grows linearly from 0. Default: 0.2.
         layer_scale: initial value of the learned factors of the residual branches; None for no factors
             (the published Small and Base have 1e-5). Default: None.
         frozen_stages: -1 trains everything, 0 freezes the stem, ``n`` the stem and the first ``n``
             levels. Default: -1.
         with_cp: recompute the blocks' activations in the backward, which saves memory. Default: False.
-        init_cfg: mmengine's initialisation; ``dict(type='Pretrained', checkpoint=...)`` takes published
+        init_cfg: mmengine's initialisation; ``dict(type='Pretrained', checkpoint=...)`` loads published
             classification, detection and segmentation weights. Default: None, truncated normal.
 
     Raises:
-        ValueError: where the variant is unknown or arguments do not fit together.
-        TypeError: where an argument is unknown; for those of other implementations it says what to write.
+        ValueError: If the variant is unknown or arguments do not fit together.
+        TypeError: If an argument is unknown. The message has the replacement for those of other
+            implementations.
     """
 
     arch_zoo = {
@@ -57,13 +58,13 @@ class DiNAT(NAT):
     """Dilated Neighborhood Attention Transformer (Hassani and Shi, arXiv 2209.15001).
 
     Args:
-        dilations: one list per level with one entry per block. The published models alternate local and
-            dilated attention with dilations that suit task and input size, hence no default.
+        dilations: one list per level with one entry per block. There is no default: the published models
+            alternate local and dilated attention, with dilations that depend on task and input size.
         arch: as for :class:`NAT`, and 'large'.
         kwargs: the other arguments of :class:`NAT`.
 
     Raises:
-        ValueError: where the variant is unknown or arguments do not fit together.
+        ValueError: If the variant is unknown or arguments do not fit together.
     """
 
     arch_zoo = NAT.arch_zoo | {

@@ -1,4 +1,4 @@
-"""Published weights into a backbone: classification, detection or segmentation checkpoints."""
+"""Loads published weights into a backbone, from classification, detection or segmentation checkpoints."""
 
 import re
 from collections.abc import Mapping
@@ -9,23 +9,24 @@ import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from mmnat.checkpoints.difference import compare
 from mmnat.checkpoints.reading import WITHOUT_WEIGHTS, local_file, read_checkpoint
 from mmnat.errors import CheckpointError
 
-#: What checkpoints hold weights under; where timm saved averaged ones too, those are the published ones.
+#: The names under which checkpoints hold weights. If timm saved averaged weights too, those were published.
 STATE_DICTS = ('state_dict_ema', 'state_dict', 'model')
-# Parts of a model that are not the backbone: a classifier's last norm and head. The backbone's own
+# A classifier's last norm and head, which are not part of the backbone. The names of the backbone's own
 # norms have a number.
 _CLASSIFIER = re.compile(r'(norm|head)\.')
-# Output norms exist only in models for dense prediction.
+# Only models for dense prediction have output norms.
 _OUTPUT_NORM = re.compile(r'norm\d+\.')
 
 
 def require_pretrained(path: str) -> None:
-    """Find the file of pretrained weights, downloading it if need be.
+    """Find the file of pretrained weights, and download it if necessary.
 
     Raises:
-        CheckpointError: where it does not exist or cannot be downloaded.
+        CheckpointError: If the file does not exist or cannot be downloaded.
     """
     local_file(
         path,
@@ -35,19 +36,19 @@ def require_pretrained(path: str) -> None:
 
 
 def load_pretrained(backbone: nn.Module, path: str, prefix: str = '') -> None:
-    """Load published weights into a backbone and log what was missing or not used.
+    """Load published weights into a backbone, and log which were missing or not used.
 
-    Takes the state dict as it is or under one of :data:`STATE_DICTS`; strips 'module.' and 'backbone.';
-    ignores neck and heads; resizes relative position biases of another kernel size. Output norms that
-    the checkpoint lacks keep their initial values.
+    The file is a state dict or has one under one of :data:`STATE_DICTS`. The prefixes 'module.' and
+    'backbone.' are removed, neck and heads are ignored, and relative position biases of another kernel
+    size are resized. Output norms that the checkpoint lacks keep their initial values.
 
     Args:
         backbone: NAT, DiNAT or DiNAT_s.
-        path: local file or URL.
-        prefix: of the backbone's keys in the checkpoint. Default: 'backbone.' where there are such keys.
+        path: Local file or URL.
+        prefix: Prefix of the backbone's keys in the checkpoint. If it is empty, 'backbone.' is tried.
 
     Raises:
-        CheckpointError: where the file cannot be read, or its weights are of another architecture.
+        CheckpointError: If the file cannot be read, or its weights are of another architecture.
     """
     source = backbone_weights(read_checkpoint(path), path, prefix)
     target = backbone.state_dict()
@@ -56,13 +57,9 @@ def load_pretrained(backbone: nn.Module, path: str, prefix: str = '') -> None:
         if name.endswith('.rpb') and name in target and weight.shape != target[name].shape:
             source[name] = resize_rpb(weight, target[name].shape, name, path)
             resized.append(name)
-    missing = sorted(target.keys() - source.keys())
-    unexpected = sorted(source.keys() - target.keys())
-    wrong = [
-        f'{name} is {tuple(source[name].shape)} in the file and {tuple(weight.shape)} in the model'
-        for name, weight in target.items()
-        if name in source and source[name].shape != weight.shape
-    ]
+    difference = compare(source, target)
+    missing, unexpected = sorted(difference.missing), sorted(difference.unexpected)
+    wrong = difference.shape_notes
     wrong += [f'{name} is missing' for name in missing if not _OUTPUT_NORM.match(name)]
     wrong += [f'{name} is not in the model' for name in unexpected if not _OUTPUT_NORM.match(name)]
     if wrong:
@@ -81,15 +78,15 @@ def load_pretrained(backbone: nn.Module, path: str, prefix: str = '') -> None:
 
 
 def backbone_weights(checkpoint: object, path: str, prefix: str = '') -> dict[str, Tensor]:
-    """The backbone's part of a classification, detection or segmentation checkpoint.
+    """The weights of the backbone in a classification, detection or segmentation checkpoint.
 
     Args:
-        checkpoint: what the file holds.
-        path: the file, for messages.
-        prefix: as for :func:`load_pretrained`.
+        checkpoint: The content of the file.
+        path: The file, for messages.
+        prefix: As for :func:`load_pretrained`.
 
     Raises:
-        CheckpointError: where it holds no weights.
+        CheckpointError: If the file holds no weights.
     """
     weights = state_dict_of(checkpoint, path)
     start = prefix or 'backbone.'
@@ -105,11 +102,11 @@ def state_dict_of(checkpoint: object, path: str) -> dict[str, Tensor]:
     """The weights in a checkpoint, without the prefix of data parallelism.
 
     Args:
-        checkpoint: what the file holds: a state dict, or one under one of :data:`STATE_DICTS`.
-        path: the file, for messages.
+        checkpoint: The content of the file: a state dict, or one under one of :data:`STATE_DICTS`.
+        path: The file, for messages.
 
     Raises:
-        CheckpointError: where it holds no weights.
+        CheckpointError: If the file holds no weights.
     """
     for name in STATE_DICTS:
         if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(name), Mapping):
@@ -131,16 +128,16 @@ def _is_weight(value: object) -> bool:
 
 
 def resize_rpb(rpb: Tensor, shape: torch.Size, name: str = 'rpb', path: str = '') -> Tensor:
-    """Resize a relative position bias to another kernel size, bicubically, ends onto ends.
+    """Resize a relative position bias to another kernel size: bicubic, with aligned corners.
 
     Args:
         rpb: ``(heads, 2 * k_h - 1, 2 * k_w - 1)``.
-        shape: the wanted shape, of the same heads.
-        name: of the parameter, for messages.
-        path: of the checkpoint, for messages.
+        shape: The new shape, with the same number of heads.
+        name: Name of the parameter, for messages.
+        path: The checkpoint, for messages.
 
     Raises:
-        CheckpointError: where the number of heads differs.
+        CheckpointError: If the number of heads differs.
     """
     if rpb.dim() != 3 or rpb.shape[0] != shape[0]:
         raise CheckpointError(

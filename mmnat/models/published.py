@@ -1,7 +1,7 @@
-"""The published ImageNet models: the pretrained backbones and what their papers say of them.
+"""The published ImageNet classifiers: their backbones, weights and figures.
 
-Figures and links: README of SHI-Labs/Neighborhood-Attention-Transformer (arXiv 2204.07143 and 2209.15001).
-The isotropic models published beside them are of another architecture and not covered.
+Figures and links are from the README of SHI-Labs/Neighborhood-Attention-Transformer (arXiv 2204.07143 and
+2209.15001). The published isotropic models have another architecture and are not here.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from .dinat_s import DiNAT_s
 from .nat import NAT, DiNAT
 
 _NAT = 'https://shi-labs.com/projects/nat/checkpoints/CLS/'
-# The names that the released code downloads; some of its tables have others for DiNAT_s.
+# The released code downloads files of these names; some of its tables have other names for DiNAT_s.
 _DINAT = 'https://shi-labs.com/projects/dinat/checkpoints/imagenet1k/'
 
 
@@ -21,15 +21,15 @@ class Classifier:
     """A published ImageNet-1k classifier.
 
     Attributes:
-        backbone: its class.
-        arch: its variant.
-        resolution: side of the images, in pixels.
-        params: parameters in millions, classifier included.
-        macs: multiply-accumulates in billions, classifier included.
-        top1: accuracy in percent.
-        checkpoint: where the weights are.
-        kernel_size: of the attention windows.
-        layer_scale: as for :class:`mmnat.models.NAT`.
+        backbone: Class of the backbone.
+        arch: Variant of the backbone.
+        resolution: Height and width of the images in pixels.
+        params: Parameters in millions, with the classifier.
+        macs: Multiply-accumulates in billions, with the classifier.
+        top1: Accuracy in percent.
+        checkpoint: URL of the weights.
+        kernel_size: Size of the attention windows.
+        layer_scale: As for :class:`mmnat.models.NAT`.
     """
 
     backbone: type[NeighborhoodBackbone]
@@ -45,7 +45,7 @@ class Classifier:
     def build(self, **settings: Any) -> NeighborhoodBackbone:
         """Build the backbone with one output, whose norm is the classifier's."""
         if self.backbone is not NAT:
-            # Dilation changes no parameter, and no count while windows fit.
+            # No parameter and no count depends on the dilation as long as windows fit.
             depths = self.backbone.arch_zoo[self.arch]['depths']
             settings.setdefault('dilations', [[1] * depth for depth in depths])
         return self.backbone(

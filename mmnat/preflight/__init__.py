@@ -1,1 +1,1 @@
-"""What is checked before a training or a test: types, data, classes and weights."""
+"""The checks before a training or a test: types, data, classes and weights."""

@@ -1,4 +1,4 @@
-"""All checks of a run, made before it creates anything."""
+"""All checks of a run, before it creates anything."""
 
 from mmengine.config import Config
 from torch import nn
@@ -14,7 +14,7 @@ def check_training(cfg: Config, model: nn.Module) -> None:
 
     Args:
         cfg: The config.
-        model: Its model, built and not initialized. Weights are loaded into it.
+        model: Its model, built and not initialized. The checks load weights into it.
 
     Raises:
         UserError: If something the user can correct is wrong.
@@ -35,7 +35,7 @@ def check_testing(cfg: Config, model: nn.Module) -> None:
 
     Args:
         cfg: The config.
-        model: Its model. Weights are loaded into it.
+        model: Its model. The checks load weights into it.
 
     Raises:
         UserError: If something the user can correct is wrong.

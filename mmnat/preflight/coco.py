@@ -19,11 +19,11 @@ _FIELDS = {
 
 
 def check_coco_dataset(dataset: BaseDataset, field: str) -> None:
-    """Check the annotation file and the images of a data set that mmdet reads as COCO.
+    """Check the annotation file and the images of a data set in COCO format.
 
     Args:
-        dataset (BaseDataset): The data set; left alone if it does not read COCO's format.
-        field (str): Where the data set is in the config.
+        dataset: The data set. Nothing is checked if it reads another format.
+        field: Where the data set is in the config.
     """
     from mmdet.datasets import CocoDataset, CocoPanopticDataset
 
@@ -39,13 +39,13 @@ def check_coco_dataset(dataset: BaseDataset, field: str) -> None:
 
 
 def load_coco(path: str) -> dict:
-    """Load an annotation file, checking that it has what mmdet reads.
+    """Load an annotation file, and check that it has everything that mmdet reads.
 
     Args:
-        path (str): The annotation file.
+        path: The annotation file.
 
     Returns:
-        dict: Its content.
+        Its content.
     """
     try:
         with open(path, encoding='utf-8') as file:
@@ -95,7 +95,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _check_references(path: str, coco: dict) -> None:
-    """Find annotations that mmdet would drop without a word."""
+    """Reject annotations that mmdet would drop silently."""
     for key, section in (('image_id', 'images'), ('category_id', 'categories')):
         known = {entry['id'] for entry in coco[section]}
         for index, annotation in enumerate(coco['annotations']):
@@ -105,7 +105,7 @@ def _check_references(path: str, coco: dict) -> None:
 
 
 def _check_classes(coco: dict, dataset: BaseDataset, field: str) -> None:
-    """Compare the classes with the file: mmdet drops those that the file does not have."""
+    """Check that the file has all classes: mmdet would drop the missing ones silently."""
     classes = dataset.metainfo.get('classes')
     if classes is None:
         raise UserError(f'{field}.metainfo has no classes', 'name them, as in the annotation file')

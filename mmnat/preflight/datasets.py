@@ -16,7 +16,7 @@ from .coco import check_coco_dataset
 from .registries import build_registered, check_type
 from .segmentation import check_segmentation_dataset
 
-# Where the data sets of the published models are to be had, by their type in configs.
+# Where to get the data sets of the published models, by their type in configs.
 _COCO = ('COCO 2017', 'https://cocodataset.org/#download')
 _ADE20K = ('ADE20K (ADEChallengeData2016)', 'https://ade20k.csail.mit.edu')
 _CITYSCAPES = ('Cityscapes', 'https://www.cityscapes-dataset.com')
@@ -33,12 +33,12 @@ _PUBLIC = {
 
 @dataclass
 class ConfigDataset:
-    """A data set of the config that is not a wrapper around others.
+    """A data set of the config that is not a wrapper around other data sets.
 
-    Args:
-        field (str): Where it is in the config.
-        dataset (BaseDataset): The data set, its paths joined, its annotations not loaded.
-        local (bool): Whether its files are on a local disk.
+    Attributes:
+        field: Where it is in the config.
+        dataset: The data set, with joined paths and without its annotations.
+        local: Whether its files are on a local disk.
     """
 
     field: str
@@ -47,21 +47,21 @@ class ConfigDataset:
 
     @property
     def classes(self) -> Sequence[str] | None:
-        """Names of the classes, None if they come with the annotations."""
+        """Names of the classes; None if the annotations name them."""
         return self.dataset.metainfo.get('classes')
 
 
 def check_datasets(cfg: Config, dataloaders: Sequence[str]) -> list[ConfigDataset]:
-    """Check the data sets that some data loaders read.
+    """Check the data sets of some data loaders.
 
-    Data sets on remote storage are only built, since looking at their files takes long.
+    Data sets on remote storage are only built, because looking at their files takes long.
 
     Args:
-        cfg (Config): The config.
-        dataloaders (Sequence[str]): Fields of the data loaders.
+        cfg: The config.
+        dataloaders: The fields of the data loaders in the config.
 
     Returns:
-        list[ConfigDataset]: The data sets.
+        The data sets.
     """
     datasets = []
     for name in dataloaders:
@@ -99,19 +99,19 @@ def _build(field: str, leaf: Any) -> ConfigDataset | None:
         raise UserError(f'{field}.data_root = {root!r} is not a folder', _where_to_get(field, leaf))
     lazy = {**leaf, 'lazy_init': True}
     try:
-        dataset = build_registered(lambda: DATASETS.build(lazy), leaf, field)
-    except ImportError as error:  # of a package that only some transforms need, such as panopticapi
+        dataset = build_registered(DATASETS, lazy, field)
+    except ImportError as error:  # a package that only some transforms need, such as panopticapi
         raise UserError(f'{field} ({leaf.type}): {str(error).rstrip(".")}', 'install it') from error
     except (AssertionError, ValueError) as error:
-        # How the data sets of the frameworks refuse paths and class names.
-        reason = str(error) or 'its paths or classes are refused'
+        # The data sets of the frameworks reject paths and class names by these.
+        reason = str(error) or 'it rejects its paths or classes'
         raise UserError(f'{field} ({leaf.type}): {reason}', 'correct its paths and metainfo') from error
     return ConfigDataset(field, dataset, local) if isinstance(dataset, BaseDataset) else None
 
 
 def _where_to_get(field: str, leaf: Any) -> str:
     remedy = f'correct the path, on the command line --cfg-options {field}.data_root=FOLDER'
-    if leaf.type not in _PUBLIC or leaf.get('metainfo'):  # data of the user's own have other classes
+    if leaf.type not in _PUBLIC or leaf.get('metainfo'):  # the user's own data have other classes
         return remedy
     name, url = _PUBLIC[leaf.type]
     return f'get {name} from {url} and put or link it there, or {remedy}; make demo trains without it'

@@ -1,4 +1,4 @@
-"""Whether image files decode."""
+"""Checks that image files can be decoded."""
 
 import os.path as osp
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ from PIL import Image
 
 from mmnat.errors import UserError, abbreviate
 
-# Up to this many images of a data set are opened before training. Any others that do not load
-# end the run when their turn comes, see `report_user_errors`.
+# The number of images of a data set that are opened before a run. If one of the others does not load, the
+# run ends when it reaches that image, see `report_user_errors`.
 MAX_OPENED = 2000
 
 
 def check_image(path: str) -> None:
-    """Raise :class:`UserError` if a file is not there or mmcv cannot decode it."""
+    """Raise :class:`UserError` if a file does not exist or mmcv cannot decode it."""
     if not osp.isfile(path):
         raise UserError(f'image {path} does not exist', 'check the path')
     if not _decodes(path):
@@ -23,11 +23,11 @@ def check_image(path: str) -> None:
 
 
 def check_dataset_images(paths: Sequence[str], field: str) -> None:
-    """Check the first images of a data set: that they exist, and that their headers are sound.
+    """Check that the first images of a data set exist and have sound headers.
 
     Args:
-        paths (Sequence[str]): The image files.
-        field (str): Where the data set is in the config.
+        paths: The image files.
+        field: Where the data set is in the config.
     """
     paths = paths[:MAX_OPENED]
     missing = [path for path in paths if not osp.isfile(path)]

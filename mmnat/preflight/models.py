@@ -11,26 +11,29 @@ from mmnat.errors import UserError, abbreviate
 from .datasets import ConfigDataset
 from .registries import build_registered
 
-# Heads that predict one of the classes of the data set. Others, such as the region proposal
-# network, have their own number of classes.
+# Heads that predict one of the classes of the data set. Other heads, such as the region proposal network,
+# have their own number of classes.
 _HEADS = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
 
 
 def build_model(cfg: Config) -> nn.Module:
-    """Build the model of a config, without initializing its weights."""
+    """Build the model of a config as mmengine's runner does, without initializing its weights."""
+    model = cfg.model
+    if cfg.get('data_preprocessor') is not None:
+        model = {'data_preprocessor': cfg.data_preprocessor, **model}
     try:
-        return build_registered(lambda: MODELS.build(cfg.model), cfg.model, 'model')
+        return build_registered(MODELS, model, 'model')
     except (TypeError, ValueError) as error:
-        # How constructors refuse unknown arguments and values.
+        # Constructors reject unknown arguments and values by these.
         raise UserError(f'the model of the config cannot be built: {error}', 'correct it') from error
 
 
 def check_num_classes(model: nn.Module, datasets: Iterable[ConfigDataset]) -> None:
-    """Compare the number of classes of the model's heads with those of the data sets.
+    """Compare the numbers of classes of the model's heads with those of the data sets.
 
     Args:
-        model (nn.Module): The model.
-        datasets (Iterable[ConfigDataset]): The data sets that it is trained or tested on.
+        model: The model.
+        datasets: The data sets that it is trained or tested on.
     """
     heads = dict(_class_heads(model))
     for dataset in datasets:
@@ -47,7 +50,7 @@ def check_num_classes(model: nn.Module, datasets: Iterable[ConfigDataset]) -> No
 
 
 def _class_heads(model: nn.Module) -> Iterator[tuple[str, int]]:
-    # Models that match text instead of telling classes apart, and the class-agnostic RPN.
+    # Models that match text have no classes, and neither has the RPN.
     if hasattr(model, 'language_model') or type(model).__name__ == 'RPN':
         return
     for name, module in model.named_modules():

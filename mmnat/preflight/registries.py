@@ -1,9 +1,8 @@
-"""Names in a config that nothing is registered under."""
+"""Types in a config, looked up in the registries."""
 
 import difflib
-import re
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from mmengine import registry as registries
 from mmengine.config import Config
@@ -11,51 +10,50 @@ from mmengine.registry import Registry
 
 from mmnat.errors import UserError
 
-T = TypeVar('T')
 
-_UNREGISTERED = re.compile(r'(?P<name>\S+) is not in the (?P<scope>\S+)::(?P<kind>.+?) registry')
-
-
-def build_registered(build: Callable[[], T], cfg: Any, field: str) -> T:
-    """Build a part of the config, naming the field if a type in it is not registered.
+def build_registered(registry: Registry, cfg: dict, field: str) -> Any:
+    """Build a part of a config, and name the field if a type in it is not registered.
 
     Args:
-        build (Callable): Builds the part.
-        cfg (ConfigDict): The part of the config that ``build`` is given.
-        field (str): Where the part is in the config.
+        registry: Builds the part.
+        cfg: The part.
+        field: Where the part is in the config.
 
     Returns:
-        Any: What ``build`` returns.
+        The object that the registry builds.
+
+    Raises:
+        UserError: If a type in the part is not registered.
     """
     try:
-        return build()
+        return registry.build(cfg)
     except KeyError as error:
-        match = _UNREGISTERED.search(str(error))
-        if match is None:
-            raise
-        name = match['name'].strip('\'"')
-        place = next(_find_type(cfg, name, field), field)
-        raise _unregistered(place, name, _registry_named(match['kind'])) from error
+        # Some types belong to no registry, for example that of an NMS. The error names the one that failed.
+        named = {word.strip('\'"') for word in str(error).split()}
+        for place, name in _types(cfg, field):
+            if name in named:
+                raise _not_buildable(place, name) from error
+        raise
 
 
 def check_type(value: Any, field: str, *kinds: Registry) -> None:
     """Raise :class:`UserError` if a type is registered in none of some registries.
 
     Args:
-        value (Any): The type; only a string is a name that needs registering.
-        field (str): Where the type is in the config.
-        *kinds (Registry): mmengine's registries, which lead to those of the framework.
+        value: The type; only a string is a name that needs registering.
+        field: Where the type is in the config.
+        *kinds: mmengine's registries, which lead to those of the framework.
     """
     if isinstance(value, str) and not any(_get(kind, value) for kind in kinds):
-        raise _unregistered(field, value, kinds[0])
+        raise _unregistered(field, value, kinds[:1])
 
 
 def check_runtime_types(cfg: Config, train: bool) -> None:
-    """Check the types of all that surrounds the model and the data sets.
+    """Check the types of everything around the model and the data sets.
 
     Args:
-        cfg (Config): The config.
-        train (bool): Whether it is for training, rather than for testing.
+        cfg: The config.
+        train: Whether it is for training, rather than for testing.
     """
     stages = ('train', 'val') if train else ('test',)
     for stage in stages:
@@ -101,8 +99,21 @@ def _get(registry: Registry, name: str) -> Any:
         return scoped.get(name)
 
 
-def _unregistered(field: str, name: str, registry: Registry | None) -> UserError:
-    nearest = difflib.get_close_matches(name, _names(registry), n=3)
+def _not_buildable(field: str, name: str) -> UserError:
+    """The error for a type that the builder of a part of the config did not find."""
+    every = [value for value in vars(registries).values() if isinstance(value, Registry)]
+    kinds = [registry.name for registry in every if _get(registry, name)]
+    if not kinds:
+        return _unregistered(field, name, every)
+    return UserError(
+        f'{field} = {name!r} is registered as {" and ".join(kinds)}, which cannot be used there',
+        'correct the name',
+    )
+
+
+def _unregistered(field: str, name: str, kinds: Sequence[Registry]) -> UserError:
+    names = {known for registry in kinds for known in _names(registry)}
+    nearest = difflib.get_close_matches(name, sorted(names), n=3)
     hint = f' (nearest: {", ".join(nearest)})' if nearest else ''
     return UserError(
         f'{field} = {name!r} is not registered{hint}',
@@ -110,28 +121,21 @@ def _unregistered(field: str, name: str, registry: Registry | None) -> UserError
     )
 
 
-def _names(registry: Registry | None) -> list[str]:
-    names: set[str] = set()
-    if registry is None:
-        return []
+def _names(registry: Registry) -> Iterator[str]:
+    """All names that a config can use for a registry."""
     with registry.switch_scope_and_registry(None) as scoped:
         while scoped is not None:
-            names.update(scoped.module_dict)
+            yield from scoped.module_dict
             scoped = scoped.parent
-    return sorted(names)
 
 
-def _registry_named(kind: str) -> Registry | None:
-    candidates = (value for value in vars(registries).values() if isinstance(value, Registry))
-    return next((value for value in candidates if value.name == kind), None)
-
-
-def _find_type(cfg: Any, name: str, field: str) -> Iterator[str]:
+def _types(cfg: Any, field: str) -> Iterator[tuple[str, str]]:
+    """All types in a part of a config that are names, with their fields."""
     if isinstance(cfg, dict):
-        if cfg.get('type') == name:
-            yield f'{field}.type'
+        if isinstance(cfg.get('type'), str):
+            yield f'{field}.type', cfg['type']
         for key, value in cfg.items():
-            yield from _find_type(value, name, f'{field}.{key}')
+            yield from _types(value, f'{field}.{key}')
     elif isinstance(cfg, (list, tuple)):
         for index, value in enumerate(cfg):
-            yield from _find_type(value, name, f'{field}[{index}]')
+            yield from _types(value, f'{field}[{index}]')

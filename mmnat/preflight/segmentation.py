@@ -10,7 +10,7 @@ from mmnat.errors import UserError, abbreviate
 
 from .images import check_dataset_images
 
-# Label maps of a data set whose values are looked at.
+# The number of label maps of a data set whose values are checked.
 MAX_LABEL_MAPS = 50
 
 
@@ -18,8 +18,8 @@ def check_segmentation_dataset(dataset: BaseDataset, field: str) -> None:
     """Check the images and label maps of a data set that mmseg lists from folders.
 
     Args:
-        dataset (BaseDataset): The data set; left alone if it has another layout.
-        field (str): Where the data set is in the config.
+        dataset: The data set. Nothing is checked if it has another layout.
+        field: Where the data set is in the config.
     """
     from mmseg.datasets import BaseSegDataset
 
@@ -74,7 +74,7 @@ def _load_labels(load: BaseTransform, sample: dict, field: str) -> np.ndarray:
     path = sample['seg_map_path']
     try:
         labels = load({**sample, 'seg_fields': []})['gt_seg_map']
-    except (OSError, AttributeError) as error:  # what undecodable files end in, by decoder
+    except (OSError, AttributeError) as error:  # depending on the decoder
         raise UserError(f'{field}: label map {path} cannot be decoded', 'replace the file') from error
     if labels.ndim != 2:
         raise UserError(

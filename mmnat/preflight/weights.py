@@ -1,25 +1,25 @@
-"""Whether the checkpoints of a run fit its model."""
+"""Checks that the checkpoints of a run fit its model."""
 
-import re
+from collections import OrderedDict
+from collections.abc import Iterable
 
 import torch
 from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 from torch import nn
 
+from mmnat.checkpoints.difference import load
 from mmnat.checkpoints.reading import is_url, read_checkpoint
 from mmnat.errors import UserError, abbreviate
 from mmnat.models.backbone import NeighborhoodBackbone
-
-_SIZE_MISMATCH = re.compile(r'size mismatch for (?P<key>[^:]+): (?P<shapes>.+)')
 
 
 def check_checkpoint(path: str, model: nn.Module) -> None:
     """Check that a checkpoint holds all weights of a model.
 
     Args:
-        path (str): The checkpoint; one at a URL is not checked.
-        model (nn.Module): The model. The weights are loaded into it.
+        path: The checkpoint. It is not checked if it is a URL.
+        model: The model. The weights are loaded into it.
     """
     if is_url(path):
         return
@@ -29,12 +29,12 @@ def check_checkpoint(path: str, model: nn.Module) -> None:
 
 
 def check_resume(cfg: Config, model: nn.Module) -> None:
-    """Check the checkpoint that training is to go on from.
+    """Check the checkpoint from which a training resumes.
 
     Args:
-        cfg (Config): The config; without ``load_from`` the latest checkpoint in ``work_dir``
-            is meant.
-        model (nn.Module): The model. The weights are loaded into it.
+        cfg: The config. Without ``load_from`` the training resumes from the latest checkpoint in
+            ``work_dir``.
+        model: The model. The weights are loaded into it.
     """
     path = cfg.get('load_from')
     if path is None:
@@ -52,13 +52,13 @@ def check_resume(cfg: Config, model: nn.Module) -> None:
 
 
 def check_load_from(path: str, model: nn.Module) -> None:
-    """Check a checkpoint whose weights training is to start from.
+    """Check a checkpoint whose weights a training starts from.
 
-    Heads may differ, since their shapes follow the number of classes; a neck may be absent.
+    Heads may differ, because their shapes depend on the number of classes. A neck may be missing.
 
     Args:
-        path (str): The checkpoint; one at a URL is not checked.
-        model (nn.Module): The model. The weights are loaded into it.
+        path: The checkpoint. It is not checked if it is a URL.
+        model: The model. The weights are loaded into it.
     """
     if is_url(path):
         return
@@ -70,12 +70,12 @@ def check_load_from(path: str, model: nn.Module) -> None:
 
 
 def check_pretrained(model: nn.Module) -> None:
-    """Check the files that ``init_cfg`` initializes parts of the model from.
+    """Check the files from which ``init_cfg`` initializes parts of the model.
 
-    Those at a URL are downloaded for our backbones; other modules have loaders of their own.
+    Files at a URL are downloaded for our backbones. Other modules have their own loaders.
 
     Args:
-        model (nn.Module): The model. The weights are loaded into it.
+        model: The model. The weights are loaded into it.
     """
     for module in model.modules():
         entries = getattr(module, 'init_cfg', None) or []
@@ -89,38 +89,25 @@ class _Fit:
     """How the weights in a checkpoint fit a model.
 
     Args:
-        path (str): The checkpoint.
-        model (nn.Module): The model. The weights are loaded into it, by which renaming of
-            keys from older versions takes place.
+        path: The checkpoint.
+        model: The model. The weights are loaded into it.
     """
 
     def __init__(self, path: str, model: nn.Module) -> None:
         self.path = path
-        weights = _state_dict(path)
-        # Counters that no result depends on, and that older checkpoints do not have.
-        ignored = 'num_batches_tracked'
-        expected = {key for key in model.state_dict() if not key.endswith(ignored)}
-        self.shapes = dict[str, str]()
-        try:
-            missing, unexpected = model.load_state_dict(weights, strict=False)
-        except RuntimeError as error:
-            self.shapes = {m['key']: m['shapes'] for m in _SIZE_MISMATCH.finditer(str(error))}
-            if not self.shapes:
-                raise
-            missing = [key for key in model.state_dict() if key not in weights]
-            unexpected = [key for key in weights if key not in expected]
-        self.mismatched = list(self.shapes)
-        self.missing = [key for key in missing if key in expected]
-        self.unexpected = [key for key in unexpected if not key.endswith(ignored)]
-        self.total = len(expected)
+        self.difference = load(model, _state_dict(path))
+        self.missing = _without_counters(self.difference.missing)
+        self.unexpected = _without_counters(self.difference.unexpected)
+        self.mismatched = list(self.difference.shapes)
+        self.total = len(_without_counters(model.state_dict()))
         self.matched = self.total - len(self.missing) - len(self.mismatched)
 
     def error(self, remedy: str) -> UserError:
         """Say what does not fit, with counts and the first examples."""
         parts = [f'{self.matched} of {self.total} tensors match']
         if self.mismatched:
-            shapes = [f'{key}: {shape}' for key, shape in self.shapes.items()]
-            parts.append(f'{len(shapes)} differ in shape (first: {shapes[0].rstrip(".")})')
+            first = self.difference.shape_notes[0]
+            parts.append(f'{len(self.mismatched)} differ in shape (first: {first})')
         if self.missing:
             parts.append(f'{len(self.missing)} are missing (first: {abbreviate(self.missing, 3)})')
         if self.unexpected:
@@ -132,6 +119,11 @@ class _Fit:
         )
 
 
+def _without_counters(names: Iterable[str]) -> list[str]:
+    """Leave out the counters of batch norm: no result depends on them, and older checkpoints lack them."""
+    return [name for name in names if not name.endswith('num_batches_tracked')]
+
+
 def _state_dict(path: str) -> dict[str, torch.Tensor]:
     checkpoint = read_checkpoint(path)
     if isinstance(checkpoint, dict) and isinstance(checkpoint.get('state_dict'), dict):
@@ -141,12 +133,13 @@ def _state_dict(path: str) -> dict[str, torch.Tensor]:
             f'checkpoint {path} holds no state_dict',
             'give a checkpoint that `mmnat train` or model.state_dict() wrote',
         )
-    metadata = getattr(checkpoint, '_metadata', None)
-    weights = {re.sub(r'^module\.', '', key): value for key, value in checkpoint.items()}
-    weights = type(checkpoint)(weights)
-    if metadata is not None:
-        # Modules tell from it whether keys have to be renamed.
-        weights._metadata = metadata
+    weights = OrderedDict(
+        (name.removeprefix('module.'), value)
+        for name, value in checkpoint.items()
+        if torch.is_tensor(value)
+    )
+    # From the versions in it, modules see whether they have to rename keys.
+    weights._metadata = getattr(checkpoint, '_metadata', None)  # type: ignore[attr-defined]
     return weights
 
 

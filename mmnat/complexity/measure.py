@@ -34,14 +34,15 @@ def measure_config(path: str, size: tuple[int, int] | None = None) -> Row:
     path = find_config(path)
     cfg, name = read_config(path), _relative(path)
     published = published_models().get(name)
-    of_published = published is not None and size in (None, published.size)
+    if published is not None and size not in (None, published.size):
+        published = None
     if size is None:
         size = published.size if published else _default_size(cfg)
     model = build_without_memory(cfg)
     params = count_parameters(model)
     parts = count_macs(model, size)
     row = _row(name, size, params, sum(parts.values()), parts)
-    if of_published:
+    if published:
         row.update(published_params=published.params, published_macs=published.macs)
     return row
 
@@ -57,14 +58,13 @@ def measure_all() -> Iterator[Row]:
 
 
 def _row(name: str, size: tuple[int, int], params: int, macs: int, parts: dict[str, int]) -> Row:
-    parts = {part: round(count / 1e9, 3) for part, count in parts.items()}
     return dict(
         model=name,
         height=size[0],
         width=size[1],
         params=round(params / 1e6, 3),
         macs=round(macs / 1e9, 3),
-        parts=parts,
+        parts={part: round(count / 1e9, 3) for part, count in parts.items()},
     )
 
 

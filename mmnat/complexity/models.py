@@ -6,6 +6,7 @@ convolutions and attention counts once. Norms, activations, biases and resamplin
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -33,7 +34,7 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def count_macs(model: nn.Module, size: tuple[int, int]) -> dict[str, int]:
+def count_macs(model: Any, size: tuple[int, int]) -> dict[str, int]:
     """Count the multiply-accumulates of a forward pass on one image.
 
     Args:
@@ -71,7 +72,7 @@ def _unknown(model: nn.Module) -> UserError:
     )
 
 
-def _two_stage(model: nn.Module, features: Iterable[Tensor]) -> dict[str, int]:
+def _two_stage(model: Any, features: Iterable[Tensor]) -> dict[str, int]:
     macs = {}
     if hasattr(model, 'rpn_head'):
         macs['rpn_head'] = count(model.rpn_head, features)[1]
@@ -92,7 +93,7 @@ def _as_list(modules: nn.Module | None) -> list[nn.Module]:
     return list(modules) if isinstance(modules, nn.ModuleList) else [modules]
 
 
-def _regions(extractor: nn.Module, number: int) -> Tensor:
+def _regions(extractor: Any, number: int) -> Tensor:
     """The output of a region extractor, which is the input of a head."""
     return torch.empty(number, extractor.out_channels, *extractor.roi_layers[0].output_size)
 

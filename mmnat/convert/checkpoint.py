@@ -39,10 +39,10 @@ def convert(src: str, config: str | None) -> Converted:
     layout = layout_of(source.weights, src)
     model = configured_model(config) if config else None
     conversion = layout.convert(source.weights, model)
-    if model is None:
-        expected = expected_of(conversion.weights, src)
-    else:
+    if config and model is not None:
         expected = expected_by(config, model, conversion.weights)
+    else:
+        expected = expected_of(conversion.weights, src)
     fitting = fit(conversion.weights, expected, src)
     report = [
         f'{src}: {layout.name}',

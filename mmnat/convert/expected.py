@@ -44,7 +44,7 @@ def configured_model(path: str) -> nn.Module:
         return build_model(cfg)
 
 
-def expected_by(config: str, model: nn.Module, weights: Mapping[str, Tensor]) -> Expected:
+def expected_by(config: str, model: Any, weights: Mapping[str, Tensor]) -> Expected:
     """The model of a config; if the weights are those of a backbone alone, only its backbone.
 
     Args:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .renaming import Conversion, rename
+from .renaming import Conversion, Rule, rename
 
 NAME = "Hugging Face's nat or dinat"
 _MODEL = r'(?:(?:nat|dinat)\.)?'
@@ -29,7 +29,7 @@ _IN_BLOCK = {
     'gamma1': 'gamma1',
     'gamma2': 'gamma2',
 }
-_RULES = [
+_RULES: list[Rule] = [
     (_MODEL + r'embeddings\.patch_embeddings\.projection\.(.+)', r'patch_embed.proj.\1'),
     (_MODEL + r'embeddings\.norm\.(.+)', r'patch_embed.norm.\1'),
     *(
@@ -63,9 +63,11 @@ def _fuse_queries_keys_values(weights: dict[str, Tensor]) -> str:
     count = 0
     for name in list(weights):
         match = re.fullmatch(r'(.+\.attention\.self\.)query(\.weight|\.bias)', name)
-        parts = [f'{match[1]}{part}{match[2]}' for part in ('query', 'key', 'value')] if match else []
+        if match is None:
+            continue
+        parts = [f'{match[1]}{part}{match[2]}' for part in ('query', 'key', 'value')]
         # Incomplete parts stay as they are; the comparison with the model will report them.
-        if parts and len({weights[part].shape if part in weights else None for part in parts}) == 1:
+        if len({weights[part].shape if part in weights else None for part in parts}) == 1:
             weights[f'{match[1]}qkv{match[2]}'] = torch.cat([weights.pop(part) for part in parts])
             count += 1
     return f'fused {3 * count} to {count}: query, key and value -> qkv' if count else ''

@@ -144,7 +144,8 @@ def _write_split(root: Path, split: str, count: int, seed: int) -> None:
     label_dir = root / 'annotations' / split
     image_dir.mkdir(parents=True)
     label_dir.mkdir(parents=True)
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for index in range(count):
         scene = make_scene(seed, split, index)
         stem = f'{index:06d}'
@@ -359,7 +360,7 @@ def _place_objects(
         The map of the objects and their classes, as in :class:`Scene`.
     """
     count = rng.integers(*OBJECT_COUNTS, endpoint=True)
-    instances = np.full((height, width), -1, np.int8)
+    instances: np.ndarray = np.full((height, width), -1, np.int8)
     categories: list[int] = []
     wanted_areas: list[float] = []
     for _ in range(30 * count):

@@ -42,8 +42,8 @@ def _run_mmcv_ops_in_float32() -> None:
     import_module('mmcv.ops')
     for function in torch.autograd.Function.__subclasses__():
         if function.__module__.startswith('mmcv.ops.'):
-            function.forward = staticmethod(_in_float32(function.forward))
-            function.backward = staticmethod(_in_float32(function.backward))
+            for step in ('forward', 'backward'):
+                setattr(function, step, staticmethod(_in_float32(getattr(function, step))))
 
 
 def _in_float32(step: Callable) -> Callable:
@@ -53,9 +53,9 @@ def _in_float32(step: Callable) -> Callable:
     def wrapper(ctx: Any, *args: Any, **kwargs: Any) -> Any:
         if not any(_has_dtype(value, torch.bfloat16) for value in args):
             return step(ctx, *args, **kwargs)
-        args = [value.float() if _has_dtype(value, torch.bfloat16) else value for value in args]
+        in_float32 = (value.float() if _has_dtype(value, torch.bfloat16) else value for value in args)
         with autocast('cpu', enabled=False):
-            outputs = step(ctx, *args, **kwargs)
+            outputs = step(ctx, *in_float32, **kwargs)
         is_float32 = functools.partial(_has_dtype, dtype=torch.float32)
         return apply_to(outputs, is_float32, torch.Tensor.bfloat16)
 

@@ -23,6 +23,7 @@ class NeighborhoodBackbone(BaseModule):
     #: ``stem(in_channels, embed_dim)`` and ``downsample(dim)``.
     stem: ClassVar[type[nn.Module]]
     downsample: ClassVar[type[nn.Module]]
+    init_cfg: dict | list
 
     def __init__(
         self,
@@ -113,7 +114,7 @@ class NeighborhoodBackbone(BaseModule):
                 f' did you mean {near[0]!r}?'
             )
         given = {name: value for name, value in explicit.items() if value is not None}
-        settings = {**self.arch_zoo.get(arch, {}), **given}
+        settings = {**(self.arch_zoo[arch] if arch else {}), **given}
         missing = [name for name in explicit if name not in settings]
         if missing:
             raise ValueError(
@@ -150,7 +151,7 @@ class NeighborhoodBackbone(BaseModule):
         return tuple(sorted(set(out_indices)))
 
     @property
-    def _levels(self) -> nn.ModuleList:
+    def _levels(self) -> Sequence[Level]:
         return getattr(self, self.levels_name)
 
     def _unused(self) -> nn.ModuleList:
@@ -179,7 +180,7 @@ class NeighborhoodBackbone(BaseModule):
                 # Contiguous, although necks are faster without this copy: mmcv's RoIAlign and deformable
                 # convolution silently compute nonsense from channels-last feature maps.
                 outputs.append(normalised.permute(0, 3, 1, 2).contiguous())
-            if i < last:
+            if i < last and level.downsample is not None:
                 x = level.downsample(x)
         return tuple(outputs)
 

@@ -224,6 +224,8 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop_rate)
         self.drop_path = StochasticDepth(drop_path_rate)
+        self.gamma1: nn.Parameter | float
+        self.gamma2: nn.Parameter | float
         if layer_scale is None:
             self.gamma1 = self.gamma2 = 1.0
         else:

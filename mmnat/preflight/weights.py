@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -77,6 +78,7 @@ def check_pretrained(model: nn.Module) -> None:
     Args:
         model: The model. The weights are loaded into it.
     """
+    module: Any
     for module in model.modules():
         entries = getattr(module, 'init_cfg', None) or []
         for entry in [entries] if isinstance(entries, dict) else entries:

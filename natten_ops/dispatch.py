@@ -1,6 +1,6 @@
 """The compiled operators ``torch.ops.natten_ops.na_forward`` and ``na_backward``, and what they cover.
 
-Loads the libraries: that of the CPU, whose C++ side declares the schemas (csrc/registration.cpp), and that
+Loads the libraries: that of the CPU, whose C++ side declares the schemas (csrc/torch/schema.cpp), and that
 of CUDA, where torch has CUDA. Attaches what is written in Python, one file each: shapes and operation
 counts, derivatives, autocast and vmap.
 """

@@ -32,11 +32,11 @@ constexpr int kSteps = 5;
 constexpr int kChannels = 4;
 
 // clang-format off: each needs those before
-#include "lanes.h"
-#include "transpose.h"
-#include "products.h"
-#include "forward.h"
-#include "backward.h"
+#include "lanes.inl"
+#include "transpose.inl"
+#include "products.inl"
+#include "forward.inl"
+#include "backward.inl"
 // clang-format on
 
 }  // namespace

@@ -1,3 +1,5 @@
+// Included once per vector width, by baseline.cpp, avx2.cpp and avx512.cpp (see lanes.inl).
+//
 // Vectors, one query or key a lane, in the vector extension that GCC and Clang share.
 //
 // Included by one source file per instruction set, inside its namespace and target pragma: nothing

@@ -1,3 +1,5 @@
+// Included once per vector width, by baseline.cpp, avx2.cpp and avx512.cpp (see lanes.inl).
+//
 // The backward pass. A run owns rows (of queries and of keys), a block owns columns; gradients are
 // computed of those, and weights also of the other queries that attend to them. For the rows of
 // queries that attend to the run's keys, in groups of up to kRows:
@@ -31,7 +33,7 @@ struct BackwardBuffers {
 
 template <typename T>
 BackwardBuffers<T> backward_buffers(const Problem& problem, const Columns& columns,
-                                    Cutter& cutter) {
+                                    ScratchAllocator& allocator) {
   constexpr int64_t kLanes = kVectorBytes / sizeof(T);
   const auto [k0, k1] = problem.kernel_size;
   const int64_t channels = problem.head_dim;
@@ -43,21 +45,21 @@ BackwardBuffers<T> backward_buffers(const Problem& problem, const Columns& colum
   buffers.rows = planes * buffers.pitch > (1 << 19) ? 1 : kRows;
   buffers.ring_rows = k0 + buffers.rows - 1;
   const int64_t row_size = channels * buffers.pitch;
-  buffers.keys = cutter.cut<T>(buffers.ring_rows * row_size);
-  buffers.values = cutter.cut<T>(buffers.ring_rows * row_size);
-  buffers.grad_keys = cutter.cut<T>(buffers.ring_rows * row_size);
-  buffers.grad_values = cutter.cut<T>(buffers.ring_rows * row_size);
-  buffers.queries = cutter.cut<T>(buffers.rows * row_size);
-  buffers.grad_outputs = cutter.cut<T>(buffers.rows * row_size);
-  buffers.weights = cutter.cut<T>(buffers.rows * planes * buffers.pitch);
-  buffers.grad_logits = cutter.cut<T>(buffers.rows * planes * buffers.pitch);
-  buffers.tile_weights = cutter.cut<T>(buffers.rows * window * kLanes);
-  buffers.tile_grads = cutter.cut<T>(buffers.rows * window * kLanes);
-  buffers.grad_queries = cutter.cut<T>(buffers.rows * channels * kLanes);
-  buffers.grad_bias = cutter.cut<T>(problem.bias_size() * kLanes);
-  buffers.masks = cutter.cut<Integer<T>>(columns.max_masks() * kLanes);
-  buffers.bias_source = cutter.cut<int32_t>(kLanes);
-  buffers.partners = cutter.cut<Partner>(buffers.ring_rows);
+  buffers.keys = allocator.allocate<T>(buffers.ring_rows * row_size);
+  buffers.values = allocator.allocate<T>(buffers.ring_rows * row_size);
+  buffers.grad_keys = allocator.allocate<T>(buffers.ring_rows * row_size);
+  buffers.grad_values = allocator.allocate<T>(buffers.ring_rows * row_size);
+  buffers.queries = allocator.allocate<T>(buffers.rows * row_size);
+  buffers.grad_outputs = allocator.allocate<T>(buffers.rows * row_size);
+  buffers.weights = allocator.allocate<T>(buffers.rows * planes * buffers.pitch);
+  buffers.grad_logits = allocator.allocate<T>(buffers.rows * planes * buffers.pitch);
+  buffers.tile_weights = allocator.allocate<T>(buffers.rows * window * kLanes);
+  buffers.tile_grads = allocator.allocate<T>(buffers.rows * window * kLanes);
+  buffers.grad_queries = allocator.allocate<T>(buffers.rows * channels * kLanes);
+  buffers.grad_bias = allocator.allocate<T>(problem.bias_size() * kLanes);
+  buffers.masks = allocator.allocate<Integer<T>>(columns.max_masks() * kLanes);
+  buffers.bias_source = allocator.allocate<int32_t>(kLanes);
+  buffers.partners = allocator.allocate<Partner>(buffers.ring_rows);
   return buffers;
 }
 
@@ -165,19 +167,19 @@ void add_grad_bias(const BackwardBuffers<T>& buffers, const Problem& problem, co
 template <typename V, typename Element, typename T>
 void backward_query_tile(const BackwardCall& call, const BackwardBuffers<T>& buffers,
                          const Run& run, const RowGroup& group, const Columns& columns,
-                         const ColumnTile& tile, Ahead& ahead) {
+                         const ColumnTile& tile, Prefetcher& prefetcher) {
   constexpr int kLanes = sizeof(V) / sizeof(T);
   const Problem& problem = call.problem;
   const int64_t pitch = buffers.pitch;
   const int64_t own = Columns::kPadding + tile.begin - columns.key_begin;
   const Partners<T> partners =
-      key_partners<T, kLanes>(problem, run, group, columns, tile, buffers, ahead);
+      key_partners<T, kLanes>(problem, run, group, columns, tile, buffers, prefetcher);
   if (is_permuted(tile.access)) make_masks<kLanes, T>(tile, buffers.masks);
   dot<V, T>(partners, buffers.queries + own, problem.head_dim * pitch, pitch, buffers.keys,
             static_cast<const T*>(call.bias), buffers.tile_weights);
   dot<V, T>(partners, buffers.grad_outputs + own, problem.head_dim * pitch, pitch, buffers.values,
             nullptr, buffers.tile_grads);
-  ahead.finish(tile.count);
+  prefetcher.finish(tile.count);
 
   for (int64_t row = 0; row < group.rows; ++row) {
     const int64_t index = (group.position + row) * problem.dilation[0] + run.residue;
@@ -343,22 +345,24 @@ void backward_run(const BackwardCall& call, const BackwardBuffers<T>& buffers, c
       int64_t key_tile = 0;
       for (int64_t i = 0; i < tiles.count; ++i) {
         const ColumnTile& tile = tiles.tiles[i];
-        Ahead ahead = make_ahead<Element>(problem, tile);
-        add_rows<Element>(call.query, problem, after.run, tile, after.query_begin, after.query_end,
-                          ahead);
-        add_rows<Element>(call.grad_output, problem, after.run, tile, after.query_begin,
-                          after.query_end, ahead);
-        add_rows<Element>(call.key, problem, after.run, tile, after.key_begin, after.key_end,
-                          ahead);
-        add_rows<Element>(call.value, problem, after.run, tile, after.key_begin, after.key_end,
-                          ahead);
-        add_rows<Element>(call.grad_query, problem, run, tile, position, position + group.rows,
-                          ahead);
-        add_rows<Element>(call.grad_key, problem, run, tile, stored, stored + group.rows, ahead);
-        add_rows<Element>(call.grad_value, problem, run, tile, stored, stored + group.rows, ahead);
+        Prefetcher prefetcher = make_prefetcher<Element>(problem, tile);
+        prefetch_rows<Element>(call.query, problem, after.run, tile, after.query_begin,
+                               after.query_end, prefetcher);
+        prefetch_rows<Element>(call.grad_output, problem, after.run, tile, after.query_begin,
+                               after.query_end, prefetcher);
+        prefetch_rows<Element>(call.key, problem, after.run, tile, after.key_begin, after.key_end,
+                               prefetcher);
+        prefetch_rows<Element>(call.value, problem, after.run, tile, after.key_begin, after.key_end,
+                               prefetcher);
+        prefetch_rows<Element>(call.grad_query, problem, run, tile, position, position + group.rows,
+                               prefetcher);
+        prefetch_rows<Element>(call.grad_key, problem, run, tile, stored, stored + group.rows,
+                               prefetcher);
+        prefetch_rows<Element>(call.grad_value, problem, run, tile, stored, stored + group.rows,
+                               prefetcher);
         with_vector<T>(tile.lanes, [&](auto vector) {
           backward_query_tile<decltype(vector), Element>(call, buffers, run, group, columns, tile,
-                                                         ahead);
+                                                         prefetcher);
         });
         const bool is_last = i + 1 == tiles.count;
         for (; key_tile < key_tiles.count; ++key_tile) {
@@ -395,9 +399,9 @@ void backward_run(const BackwardCall& call, const BackwardBuffers<T>& buffers, c
 
 template <typename T>
 int64_t backward_scratch_of(const BackwardCall& call, const Columns& columns) {
-  Cutter cutter{nullptr};
-  backward_buffers<T>(call.problem, columns, cutter);
-  return cutter.bytes;
+  ScratchAllocator allocator{nullptr};
+  backward_buffers<T>(call.problem, columns, allocator);
+  return allocator.bytes;
 }
 
 int64_t backward_scratch(const BackwardCall& call, const Columns& columns) {
@@ -408,8 +412,8 @@ int64_t backward_scratch(const BackwardCall& call, const Columns& columns) {
 template <typename Element, typename T>
 void backward_in(const BackwardCall& call, const Run& run, const Run* next, const Columns& columns,
                  void* scratch) {
-  Cutter cutter{static_cast<char*>(scratch)};
-  backward_run<Element>(call, backward_buffers<T>(call.problem, columns, cutter), run, next,
+  ScratchAllocator allocator{static_cast<char*>(scratch)};
+  backward_run<Element>(call, backward_buffers<T>(call.problem, columns, allocator), run, next,
                         columns);
 }
 

@@ -1,3 +1,5 @@
+// Included once per vector width, by baseline.cpp, avx2.cpp and avx512.cpp (see lanes.inl).
+//
 // The two loops that all the multiply-adds are in. Both share every vector they load of a row of
 // partners (keys or values for queries, queries or output gradients for keys) among several rows;
 // a partner's vector is at an unaligned address, and loading it is what would bound the loop.
@@ -19,9 +21,9 @@ struct Partner {
 // Tokens that will be needed soon. They lie too far apart for the processor to see by itself what
 // comes next, and asked for all at once it forgets most of them: products ask for a piece with
 // every channel, which over head_dim channels are the tokens of a tile in one row of a tensor.
-class Ahead {
+class Prefetcher {
  public:
-  Ahead(int64_t piece_bytes, int64_t pieces) : piece_bytes(piece_bytes), pieces(pieces) {}
+  Prefetcher(int64_t piece_bytes, int64_t pieces) : piece_bytes(piece_bytes), pieces(pieces) {}
 
   // A token is `pieces` pieces of so many bytes.
   const int64_t piece_bytes, pieces;
@@ -68,7 +70,7 @@ struct Partners {
   const Integer<T>* masks;     // of make_masks
   const int32_t* source;       // permuted: where a lane's partner is in the vectors
   const int32_t* bias_source;  // permuted: where a lane's bias is in the vector of biases
-  Ahead* ahead;                // of dot only
+  Prefetcher* prefetcher;      // of dot only
 };
 
 // The vector of a tile's partners that starts at `from`. Masked lanes are read like others.
@@ -141,15 +143,16 @@ NATTEN_OPS_INLINE void dot_block(const Partner& partner, const Partners<T>& part
   }
   other += partner.lanes + first * partners.step;
   own += partner.first * own_row;
-  const Ahead::Row ahead = partners.ahead->take(own);
-  const char* piece = ahead.token;
-  const int64_t piece_bytes = partners.ahead->piece_bytes, pieces = partners.ahead->pieces;
+  const Prefetcher::Row prefetched = partners.prefetcher->take(own);
+  const char* piece = prefetched.token;
+  const int64_t piece_bytes = partners.prefetcher->piece_bytes,
+                pieces = partners.prefetcher->pieces;
   int64_t left = pieces;  // of the token
   for (int64_t channel = 0; channel < partners.channels; ++channel) {
     __builtin_prefetch(piece, 0, 2);
     piece += piece_bytes;
     if (--left == 0) {
-      piece += ahead.jump;
+      piece += prefetched.jump;
       left = pieces;
     }
     V own_lanes[kRowCount];

@@ -1,3 +1,5 @@
+// Included once per vector width, by baseline.cpp, avx2.cpp and avx512.cpp (see lanes.inl).
+//
 // The forward pass. For the rows of one run, in groups of up to kRows rows of queries:
 //   - the rows of keys and values that the group's windows need and the last group's did not are
 //     transposed into two rings of rows, (ring_rows, channels, pitch);
@@ -17,12 +19,12 @@ struct ForwardBuffers {
 };
 
 // Cuts one block of memory into arrays; without memory, only measures.
-struct Cutter {
+struct ScratchAllocator {
   char* memory;
   int64_t bytes = 0;
 
   template <typename T>
-  T* cut(int64_t count) {
+  T* allocate(int64_t count) {
     const int64_t size = count * static_cast<int64_t>(sizeof(T));
     const int64_t padded = (size + kGapBytes + 63) / 64 * 64;
     T* array = memory ? reinterpret_cast<T*>(memory + bytes) : nullptr;
@@ -35,7 +37,8 @@ struct Cutter {
 };
 
 template <typename T>
-ForwardBuffers<T> forward_buffers(const Problem& problem, const Columns& columns, Cutter& cutter) {
+ForwardBuffers<T> forward_buffers(const Problem& problem, const Columns& columns,
+                                  ScratchAllocator& allocator) {
   constexpr int64_t kLanes = kVectorBytes / sizeof(T);
   const int64_t channels = problem.head_dim;
   const int64_t pitch = columns.pitch();
@@ -44,14 +47,14 @@ ForwardBuffers<T> forward_buffers(const Problem& problem, const Columns& columns
   buffers.rows = window * kLanes > (1 << 17) ? 1 : kRows;  // large windows: fewer rows, less memory
   buffers.pitch = pitch;
   buffers.ring_rows = problem.kernel_size[0] + buffers.rows - 1;
-  buffers.keys = cutter.cut<T>(buffers.ring_rows * channels * pitch);
-  buffers.values = cutter.cut<T>(buffers.ring_rows * channels * pitch);
-  buffers.queries = cutter.cut<T>(buffers.rows * channels * kLanes);
-  buffers.outputs = cutter.cut<T>(buffers.rows * channels * kLanes);
-  buffers.logits = cutter.cut<T>(buffers.rows * window * kLanes);
-  buffers.masks = cutter.cut<Integer<T>>(columns.max_masks() * kLanes);
-  buffers.bias_source = cutter.cut<int32_t>(kLanes);
-  buffers.partners = cutter.cut<Partner>(buffers.ring_rows);
+  buffers.keys = allocator.allocate<T>(buffers.ring_rows * channels * pitch);
+  buffers.values = allocator.allocate<T>(buffers.ring_rows * channels * pitch);
+  buffers.queries = allocator.allocate<T>(buffers.rows * channels * kLanes);
+  buffers.outputs = allocator.allocate<T>(buffers.rows * channels * kLanes);
+  buffers.logits = allocator.allocate<T>(buffers.rows * window * kLanes);
+  buffers.masks = allocator.allocate<Integer<T>>(columns.max_masks() * kLanes);
+  buffers.bias_source = allocator.allocate<int32_t>(kLanes);
+  buffers.partners = allocator.allocate<Partner>(buffers.ring_rows);
   return buffers;
 }
 
@@ -126,19 +129,20 @@ NATTEN_OPS_INLINE NextRows next_rows(const Problem& problem, const Run& run, con
 // A piece is as many channels as a tile has lanes: with head_dim channels come that many pieces,
 // all of a tile's tokens.
 template <typename Element>
-NATTEN_OPS_INLINE Ahead make_ahead(const Problem& problem, const ColumnTile& tile) {
+NATTEN_OPS_INLINE Prefetcher make_prefetcher(const Problem& problem, const ColumnTile& tile) {
   return {tile.lanes * int64_t(sizeof(Element)), (problem.head_dim + tile.lanes - 1) / tile.lanes};
 }
 
 // Adds the tokens of a tile's columns in the run's rows [begin, end) of a tensor.
 template <typename Element>
-NATTEN_OPS_INLINE void add_rows(const TensorView& tensor, const Problem& problem, const Run& run,
-                                const ColumnTile& tile, int64_t begin, int64_t end, Ahead& ahead) {
+NATTEN_OPS_INLINE void prefetch_rows(const TensorView& tensor, const Problem& problem,
+                                     const Run& run, const ColumnTile& tile, int64_t begin,
+                                     int64_t end, Prefetcher& prefetcher) {
   if (end > run.count) end = run.count;
   for (int64_t position = begin; position < end; ++position) {
     const int64_t index = position * problem.dilation[0] + run.residue;
-    ahead.add(tensor.at<const Element>(run.batch, index, tile.begin, run.head),
-              tensor.axis_stride[1] * int64_t(sizeof(Element)));
+    prefetcher.add(tensor.at<const Element>(run.batch, index, tile.begin, run.head),
+                   tensor.axis_stride[1] * int64_t(sizeof(Element)));
   }
 }
 
@@ -147,7 +151,7 @@ template <typename T, int kLanes, typename Buffers>
 NATTEN_OPS_INLINE Partners<T> key_partners(const Problem& problem, const Run& run,
                                            const RowGroup& group, const Columns& columns,
                                            const ColumnTile& tile, const Buffers& buffers,
-                                           Ahead& ahead) {
+                                           Prefetcher& prefetcher) {
   const int64_t k0 = problem.kernel_size[0];
   const int64_t column = Columns::kPadding + tile.partner - columns.key_begin;
   int64_t count = 0;
@@ -169,17 +173,9 @@ NATTEN_OPS_INLINE Partners<T> key_partners(const Problem& problem, const Run& ru
           lane < tile.count ? static_cast<int32_t>(tile.low[lane] - tile.lowest) : 0;
     }
   }
-  return {buffers.partners,
-          count,
-          buffers.pitch,
-          problem.dilation[1],
-          problem.head_dim,
-          tile.steps,
-          tile.access,
-          buffers.masks,
-          tile.source,
-          buffers.bias_source,
-          &ahead};
+  return {buffers.partners, count,       buffers.pitch, problem.dilation[1], problem.head_dim,
+          tile.steps,       tile.access, buffers.masks, tile.source,         buffers.bias_source,
+          &prefetcher};
 }
 
 // Replaces the logits of one row of queries, (window, kLanes), by their exponentials relative to
@@ -235,13 +231,13 @@ __attribute__((noinline)) void softmax_row(const Partners<T>& partners, int64_t 
 template <typename V, typename Element, typename T>
 void forward_tile(const ForwardCall& call, const ForwardBuffers<T>& buffers, const Run& run,
                   const RowGroup& group, const Columns& columns, const ColumnTile& tile,
-                  Ahead& ahead) {
+                  Prefetcher& prefetcher) {
   constexpr int kLanes = sizeof(V) / sizeof(T);
   const Problem& problem = call.problem;
   const int64_t row_size = problem.head_dim * kLanes;
   const int64_t window = problem.kernel_size[0] * tile.steps;
   const Partners<T> partners =
-      key_partners<T, kLanes>(problem, run, group, columns, tile, buffers, ahead);
+      key_partners<T, kLanes>(problem, run, group, columns, tile, buffers, prefetcher);
 
   const T factor = static_cast<T>(problem.scale * 1.4426950408889634);
   T* outputs[kRows];
@@ -252,7 +248,7 @@ void forward_tile(const ForwardCall& call, const ForwardBuffers<T>& buffers, con
   }
   dot<V>(partners, buffers.queries, row_size, kLanes, buffers.keys,
          static_cast<const T*>(call.bias), buffers.logits);
-  ahead.finish(tile.count);
+  prefetcher.finish(tile.count);
 
   V inverse[kRows];
   for (int64_t row = 0; row < group.rows; ++row) {
@@ -297,15 +293,18 @@ void forward_run(const ForwardCall& call, const ForwardBuffers<T>& buffers, cons
     const TileList tiles = columns.query_tiles();
     for (int64_t i = 0; i < tiles.count; ++i) {
       const ColumnTile& tile = tiles.tiles[i];
-      Ahead ahead = make_ahead<Element>(problem, tile);
-      add_rows<Element>(call.query, problem, after.run, tile, after.query_begin, after.query_end,
-                        ahead);
-      add_rows<Element>(call.key, problem, after.run, tile, after.key_begin, after.key_end, ahead);
-      add_rows<Element>(call.value, problem, after.run, tile, after.key_begin, after.key_end,
-                        ahead);
-      add_rows<Element>(call.output, problem, run, tile, position, position + group.rows, ahead);
+      Prefetcher prefetcher = make_prefetcher<Element>(problem, tile);
+      prefetch_rows<Element>(call.query, problem, after.run, tile, after.query_begin,
+                             after.query_end, prefetcher);
+      prefetch_rows<Element>(call.key, problem, after.run, tile, after.key_begin, after.key_end,
+                             prefetcher);
+      prefetch_rows<Element>(call.value, problem, after.run, tile, after.key_begin, after.key_end,
+                             prefetcher);
+      prefetch_rows<Element>(call.output, problem, run, tile, position, position + group.rows,
+                             prefetcher);
       with_vector<T>(tile.lanes, [&](auto vector) {
-        forward_tile<decltype(vector), Element>(call, buffers, run, group, columns, tile, ahead);
+        forward_tile<decltype(vector), Element>(call, buffers, run, group, columns, tile,
+                                                prefetcher);
       });
     }
     position += group.rows;
@@ -314,9 +313,9 @@ void forward_run(const ForwardCall& call, const ForwardBuffers<T>& buffers, cons
 
 template <typename T>
 int64_t forward_scratch_of(const ForwardCall& call, const Columns& columns) {
-  Cutter cutter{nullptr};
-  forward_buffers<T>(call.problem, columns, cutter);
-  return cutter.bytes;
+  ScratchAllocator allocator{nullptr};
+  forward_buffers<T>(call.problem, columns, allocator);
+  return allocator.bytes;
 }
 
 int64_t forward_scratch(const ForwardCall& call, const Columns& columns) {
@@ -327,8 +326,9 @@ int64_t forward_scratch(const ForwardCall& call, const Columns& columns) {
 template <typename Element, typename T>
 void forward_in(const ForwardCall& call, const Run& run, const Run* next, const Columns& columns,
                 void* scratch) {
-  Cutter cutter{static_cast<char*>(scratch)};
-  forward_run<Element>(call, forward_buffers<T>(call.problem, columns, cutter), run, next, columns);
+  ScratchAllocator allocator{static_cast<char*>(scratch)};
+  forward_run<Element>(call, forward_buffers<T>(call.problem, columns, allocator), run, next,
+                       columns);
 }
 
 void forward(const ForwardCall& call, const Run& run, const Run* next, const Columns& columns,

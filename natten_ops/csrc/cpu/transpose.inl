@@ -1,3 +1,5 @@
+// Included once per vector width, by baseline.cpp, avx2.cpp and avx512.cpp (see lanes.inl).
+//
 // Between heads-last tensors, where the channels of a token are adjacent, and the kernels' buffers,
 // where a channel's columns are adjacent; converts to and from the compute type on the way.
 //

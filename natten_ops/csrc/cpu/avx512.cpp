@@ -31,7 +31,7 @@ constexpr int kRows = 4;
 constexpr int kSteps = 5;
 constexpr int kChannels = 4;
 
-// clang-format off: each needs those before
+// clang-format off: each file needs those before it
 #include "lanes.inl"
 #include "transpose.inl"
 #include "products.inl"

@@ -17,7 +17,7 @@ constexpr int kRows = 3;
 constexpr int kSteps = 4;
 constexpr int kChannels = 4;
 
-// clang-format off: each needs those before
+// clang-format off: each file needs those before it
 #include "lanes.inl"
 #include "transpose.inl"
 #include "products.inl"

@@ -1,10 +1,10 @@
 // Included once per vector width, by baseline.cpp, avx2.cpp and avx512.cpp (see lanes.inl).
 //
 // The forward pass. For the rows of one run, in groups of up to kRows rows of queries:
-//   - the rows of keys and values that the group's windows need and the last group's did not are
+//   - the rows of keys and values that the group's windows need, and the last group's did not, are
 //     transposed into two rings of rows, (ring_rows, channels, pitch);
 //   - for every tile of columns: logits of all window entries, softmax along them, output.
-// Logits are kept in units of log(2): scale and bias come multiplied by log2(e).
+// Logits are in units of log(2): scale and bias are multiplied by log2(e).
 
 template <typename T>
 struct ForwardBuffers {
@@ -18,7 +18,7 @@ struct ForwardBuffers {
   int64_t rows;          // rows of a group, at most kRows
 };
 
-// Cuts one block of memory into arrays; without memory, only measures.
+// Places arrays one after another in a block of memory; without memory, only counts bytes.
 struct ScratchAllocator {
   char* memory;
   int64_t bytes = 0;
@@ -78,8 +78,8 @@ struct RowGroup {
   }
 };
 
-// The group at `position` of rows that end at `end`: at most `most` rows, and groups of about one
-// size.
+// The group that starts at `position`, of rows that end at `end`. Groups have at most `most` rows
+// and about the same size.
 NATTEN_OPS_INLINE RowGroup make_group(const Problem& problem, const Run& run, int64_t position,
                                       int64_t end, int64_t most) {
   const int64_t groups = (end - position + most - 1) / most;
@@ -112,9 +112,9 @@ struct NextRows {
   int64_t key_begin, key_end;
 };
 
-// After a group whose keys are loaded up to `loaded`: the next group of the run, up to the query at
-// `end`, else the first group of the next run (null if there is none), which starts at
-// `next_query`.
+// The rows of the group after `group`, whose keys are loaded up to `loaded`: the next group of the
+// run, up to the query at `end`, else the first group of the next run (null if there is none),
+// which starts at `next_query`.
 NATTEN_OPS_INLINE NextRows next_rows(const Problem& problem, const Run& run, const RowGroup& group,
                                      int64_t loaded, int64_t end, const Run* next,
                                      int64_t next_query, int64_t rows) {
@@ -126,14 +126,14 @@ NATTEN_OPS_INLINE NextRows next_rows(const Problem& problem, const Run& run, con
   return {*next, next_query, next_query + rows, first_key, first_key + k0 + rows - 1};
 }
 
-// A piece is as many channels as a tile has lanes: with head_dim channels come that many pieces,
-// all of a tile's tokens.
+// A piece has as many channels as a tile has lanes. So one piece for each of head_dim channels
+// makes all of a tile's tokens.
 template <typename Element>
 NATTEN_OPS_INLINE Prefetcher make_prefetcher(const Problem& problem, const ColumnTile& tile) {
   return {tile.lanes * int64_t(sizeof(Element)), (problem.head_dim + tile.lanes - 1) / tile.lanes};
 }
 
-// Adds the tokens of a tile's columns in the run's rows [begin, end) of a tensor.
+// Requests the tokens of a tile's columns in the run's rows [begin, end) of a tensor.
 template <typename Element>
 NATTEN_OPS_INLINE void prefetch_rows(const TensorView& tensor, const Problem& problem,
                                      const Run& run, const ColumnTile& tile, int64_t begin,
@@ -178,8 +178,9 @@ NATTEN_OPS_INLINE Partners<T> key_partners(const Problem& problem, const Run& ru
           &prefetcher};
 }
 
-// Replaces the logits of one row of queries, (window, kLanes), by their exponentials relative to
-// the largest; returns 1 / their sum, and the log2 of the sum of the logits' exponentials.
+// Replaces the logits of one row of queries, (window, kLanes), by the exponentials of their
+// differences to the largest. Returns 1 / their sum, and the log2 of the sum of the logits'
+// exponentials.
 template <typename V, typename T>
 __attribute__((noinline)) void softmax_row(const Partners<T>& partners, int64_t window, T* logits,
                                            V& inverse, V& logsumexp) {
@@ -194,7 +195,7 @@ __attribute__((noinline)) void softmax_row(const Partners<T>& partners, int64_t 
       }
     }
   }
-  // Four of each, so that one does not wait for the other.
+  // Four of each, so that operations need not wait for each other.
   V largest[4], sum[4];
   NATTEN_OPS_UNROLL
   for (int n = 0; n < 4; ++n) {

@@ -1,5 +1,4 @@
-// The operators of schema.cpp, for any back end: check the arguments, allocate the results,
-// compute.
+// The operators of schema.cpp for any back end: check arguments, allocate results, compute.
 //
 // A back end is a struct with two static functions, which get checked arguments:
 //

@@ -1,7 +1,7 @@
-"""Derivatives of the compiled operators: na_backward for the first, the reference for all after it.
+"""Derivatives of the compiled operators: the first by na_backward, higher ones by the reference.
 
-:func:`register` attaches them to the operators, but torch does so in a way that torch.func's transforms
-cannot enter. :func:`forward` and :func:`backward` are the operators for all uses.
+:func:`register` attaches them to the operators, but torch's transforms (torch.func) cannot use what is
+attached in that way. :func:`forward` and :func:`backward` are the operators for all uses.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,7 +38,7 @@ def _save_for_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
 def _second_derivatives(
     ctx: Any, attend: Callable, inputs: Sequence[Tensor], grad_grads: Sequence
 ) -> tuple:
-    """Of the gradients of ``attend`` at ctx's grad_output, through the reference: differentiable again."""
+    """Derivatives of the gradients of ``attend`` at ctx's grad_output; they are differentiable again."""
 
     def gradients(grad_output: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         return torch.func.vjp(attend, *inputs)[1](grad_output)
@@ -123,11 +123,12 @@ class _Backward(torch.autograd.Function):
         return vmap_backward(backward, info, in_dims, *arguments)
 
 
-def reaches() -> bool:
-    """Whether the operators' derivatives reach the differentiation under way; the reference's reach all.
+def supports_active_autograd() -> bool:
+    """Whether the compiled operators can be differentiated by the autograd that is active now.
 
-    Forward mode has no rule here, and torch would silently take its tangents for zero. Inside of
-    torch.compile, what torch.func needs for derivatives is out of sight.
+    They cannot in forward mode: they have no rule for it, and torch would silently use zero tangents. Nor
+    can torch.func differentiate them inside of torch.compile, which traces only the plain operators. The
+    reference supports both.
     """
     if forward_mode._current_level >= 0:
         return False
@@ -139,14 +140,14 @@ def _is_differentiated_by_torch_func() -> bool:
     return any(level.key() == torch._C._functorch.TransformType.Grad for level in stack)
 
 
-# The compiler guards the stack of transforms on its own. torch.compiler.assume_constant_result sets this
-# mark, but imports the compiler for it, which takes as long as importing torch.
+# torch.compile guards the stack of transforms itself. torch.compiler.assume_constant_result sets this
+# attribute, but imports the compiler to do so, which takes as long as importing torch.
 _is_differentiated_by_torch_func._dynamo_marked_constant = True
 
 
 def is_transformed() -> bool:
-    """Whether a torch.func transform is active that no compiler traces through."""
-    if torch.compiler.is_compiling() or TracingContext.try_get() is not None:  # the latter: on fake tensors
+    """Whether a torch.func transform is active outside of torch.compile."""
+    if torch.compiler.is_compiling() or TracingContext.try_get() is not None:  # the latter: fake tensors
         return False
     return torch._C._are_functorch_transforms_active()
 

@@ -1,6 +1,6 @@
-"""What is known of the compiled operators without running them: results' shapes, and operations.
+"""Shapes of the compiled operators' results, and their numbers of operations, without running them.
 
-The shapes serve torch.compile and torch.export, the operations torch.utils.flop_counter.FlopCounterMode.
+torch.compile and torch.export use the shapes, torch.utils.flop_counter.FlopCounterMode the operations.
 """
 
 import math

@@ -1,5 +1,5 @@
 // Runs the kernels on the CPU: an emulator of what natten_ops/csrc/cuda/device.h offers, with the
-// same names and contracts, for tests. Sources are compiled with `-include tests/simt/device.h`;
+// same names and contracts, for tests. Sources are compiled with `-include tests/emulator/simt/device.h`;
 // the include guard, which both headers have, keeps the other one out.
 //
 // How it works: `launch` runs the blocks one after another. The threads of a block are fibers, each

@@ -6,6 +6,7 @@ keeps its precision; a bias in half precision gets autocast's dtype.
 
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ def _is_available(device_type: str) -> bool:
     return device_type in ('cpu', 'cuda') or torch.amp.is_autocast_available(device_type)
 
 
-def disabled(device_type: str) -> contextlib.AbstractContextManager:
+def disabled(device_type: str) -> contextlib.AbstractContextManager[Any]:
     """A context that disables autocast, also for devices without autocast."""
     if _is_available(device_type):
         return torch.autocast(device_type, enabled=False)

@@ -21,13 +21,13 @@ def _mapped_first(tensors: Sequence[Tensor], dims: Sequence[int | None], batch_s
     ]
 
 
-def _fold(operator: Callable, tensors: Sequence[Tensor], batch_size: int) -> list[Tensor]:
+def _fold(operator: Callable[..., Any], tensors: Sequence[Tensor], batch_size: int) -> list[Tensor]:
     """One call, with the mapped dimension, which is in front, as part of the batch."""
     results = operator(*(tensor.flatten(0, 1) for tensor in tensors))
     return [result.unflatten(0, (batch_size, tensors[0].shape[1])) for result in results]
 
 
-def _loop(operator: Callable, tensors: Sequence[Tensor], batch_size: int) -> list[Tensor]:
+def _loop(operator: Callable[..., Any], tensors: Sequence[Tensor], batch_size: int) -> list[Tensor]:
     """One call for each entry of the mapped dimension, which is in front."""
     if batch_size == 0:  # one call, for the shapes
         results = operator(*(tensor.new_zeros(tensor.shape[1:]) for tensor in tensors))
@@ -37,7 +37,7 @@ def _loop(operator: Callable, tensors: Sequence[Tensor], batch_size: int) -> lis
 
 
 def vmap_forward(
-    forward: Callable,
+    forward: Callable[..., Any],
     info: Any,
     in_dims: Sequence[Any],
     query: Tensor,
@@ -48,7 +48,7 @@ def vmap_forward(
 ) -> _Results:
     """The rule of na_forward, which ``forward`` calls."""
     tensors = _mapped_first((query, key, value), in_dims[:3], info.batch_size)
-    if in_dims[3] is None:
+    if rpb is None or in_dims[3] is None:
         results = _fold(lambda *args: forward(*args, rpb, *settings), tensors, info.batch_size)
     else:
         tensors.append(rpb.movedim(in_dims[3], 0).contiguous())
@@ -57,7 +57,7 @@ def vmap_forward(
 
 
 def vmap_backward(
-    backward: Callable,
+    backward: Callable[..., Any],
     info: Any,
     in_dims: Sequence[Any],
     grad_output: Tensor,

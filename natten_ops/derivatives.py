@@ -16,13 +16,13 @@ from .batching import vmap_backward, vmap_forward
 from .reference import neighborhood_attention_reference
 
 
-def _save_for_forward(ctx: Any, inputs: tuple, output: tuple) -> None:
+def _save_for_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
     query, key, value, rpb, ctx.kernel_size, ctx.dilation, ctx.scale = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(query, key, value, rpb, *output)
 
 
-def _differentiate_forward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple:
+def _differentiate_forward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple[Any, ...]:
     query, key, value, rpb, output, logsumexp = ctx.saved_tensors
     grads = backward(
         grad_output, query, key, value, rpb, output, logsumexp, ctx.kernel_size, ctx.dilation, ctx.scale
@@ -30,14 +30,14 @@ def _differentiate_forward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple:
     return *grads[:3], None if rpb is None else grads[3], None, None, None
 
 
-def _save_for_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
     grad_output, query, key, value, rpb, _, _, ctx.kernel_size, ctx.dilation, ctx.scale = inputs
     ctx.save_for_backward(grad_output, query, key, value, rpb)
 
 
 def _second_derivatives(
-    ctx: Any, attend: Callable, inputs: Sequence[Tensor], grad_grads: Sequence
-) -> tuple:
+    ctx: Any, attend: Callable[..., Tensor], inputs: Sequence[Tensor], grad_grads: Sequence[Tensor]
+) -> tuple[Any, ...]:
     """Derivatives of the gradients of ``attend`` at ctx's grad_output; they are differentiable again."""
 
     def gradients(grad_output: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -46,7 +46,7 @@ def _second_derivatives(
     return torch.func.vjp(gradients, ctx.saved_tensors[0], *inputs)[1](tuple(grad_grads[: len(inputs)]))
 
 
-def _differentiate_backward(ctx: Any, *grad_grads: Tensor) -> tuple:
+def _differentiate_backward(ctx: Any, *grad_grads: Tensor) -> tuple[Any, ...]:
     """Second derivatives."""
     _, query, key, value, rpb = ctx.saved_tensors
 
@@ -61,13 +61,13 @@ def _differentiate_backward(ctx: Any, *grad_grads: Tensor) -> tuple:
     return *second, *((None,) if rpb is None else ()), *(None,) * 5
 
 
-def _save_for_packed_forward(ctx: Any, inputs: tuple, output: tuple) -> None:
+def _save_for_packed_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
     qkv, rpb, ctx.kernel_size, ctx.dilation, ctx.scale = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(qkv, rpb, *output)
 
 
-def _differentiate_packed_forward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple:
+def _differentiate_packed_forward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple[Any, ...]:
     qkv, rpb, output, logsumexp = ctx.saved_tensors
     grad_qkv, grad_rpb = torch.ops.natten_ops.na_packed_backward(
         grad_output, qkv, rpb, output, logsumexp, ctx.kernel_size, ctx.dilation, ctx.scale
@@ -75,18 +75,19 @@ def _differentiate_packed_forward(ctx: Any, grad_output: Tensor, _: Tensor) -> t
     return grad_qkv, None if rpb is None else grad_rpb, None, None, None
 
 
-def _save_for_packed_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
+def _save_for_packed_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
     grad_output, qkv, rpb, _, _, ctx.kernel_size, ctx.dilation, ctx.scale = inputs
     ctx.save_for_backward(grad_output, qkv, rpb)
 
 
-def _differentiate_packed_backward(ctx: Any, *grad_grads: Tensor) -> tuple:
+def _differentiate_packed_backward(ctx: Any, *grad_grads: Tensor) -> tuple[Any, ...]:
     """Second derivatives."""
     _, qkv, rpb = ctx.saved_tensors
 
     def attend(qkv: Tensor, rpb: Tensor | None = None) -> Tensor:
+        query, key, value = qkv.unbind(-3)
         return neighborhood_attention_reference(
-            *qkv.unbind(-3), ctx.kernel_size, ctx.dilation, rpb, ctx.scale
+            query, key, value, ctx.kernel_size, ctx.dilation, rpb, ctx.scale
         )[0]
 
     second = _second_derivatives(ctx, attend, (qkv,) if rpb is None else (qkv, rpb), grad_grads)
@@ -104,7 +105,7 @@ class _Forward(torch.autograd.Function):
     backward = staticmethod(_differentiate_forward)
 
     @staticmethod
-    def vmap(info: Any, in_dims: Sequence[Any], *arguments: Any) -> tuple:
+    def vmap(info: Any, in_dims: Sequence[Any], *arguments: Any) -> tuple[Any, ...]:
         return vmap_forward(forward, info, in_dims, *arguments)
 
 
@@ -119,7 +120,7 @@ class _Backward(torch.autograd.Function):
     backward = staticmethod(_differentiate_backward)
 
     @staticmethod
-    def vmap(info: Any, in_dims: Sequence[Any], *arguments: Any) -> tuple:
+    def vmap(info: Any, in_dims: Sequence[Any], *arguments: Any) -> tuple[Any, ...]:
         return vmap_backward(backward, info, in_dims, *arguments)
 
 
@@ -142,7 +143,7 @@ def _is_differentiated_by_torch_func() -> bool:
 
 # torch.compile guards the stack of transforms itself. torch.compiler.assume_constant_result sets this
 # attribute, but imports the compiler to do so, which takes as long as importing torch.
-_is_differentiated_by_torch_func._dynamo_marked_constant = True
+_is_differentiated_by_torch_func._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def is_transformed() -> bool:

@@ -1,6 +1,7 @@
 """Neighborhood attention as functions: ``na1d``, ``na2d`` and ``na3d``."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from .arguments import (
 from .derivatives import forward, is_transformed, supports_active_autograd
 from .reference import neighborhood_attention_reference
 from .windows import valid_range
+
+_Setting = TypeVar('_Setting', int, bool)
 
 
 def _compiled(
@@ -64,6 +67,10 @@ def _attend(
     return output
 
 
+def _without(values: tuple[_Setting, ...], axis: int) -> tuple[_Setting, ...]:
+    return values[:axis] + values[axis + 1 :]
+
+
 def _neighborhood_attention(
     rank: int,
     query: Tensor,
@@ -105,9 +112,8 @@ def _neighborhood_attention(
         sizes = query.shape[0], query.shape[1 + folded]
         query, key, value = (t.movedim(1 + folded, 1).flatten(0, 1) for t in (query, key, value))
         rpb = None if rpb is None else rpb.select(1 + folded, 0)
-        kernel_size, stride, dilation, is_causal = (
-            values[:folded] + values[folded + 1 :] for values in (kernel_size, stride, dilation, is_causal)
-        )
+        kernel_size, stride = _without(kernel_size, folded), _without(stride, folded)
+        dilation, is_causal = _without(dilation, folded), _without(is_causal, folded)
     output = _attend(
         query, key, value, rpb, kernel_size, stride, dilation, is_causal, scale, padding, dropout
     )  # fmt: skip
@@ -145,8 +151,9 @@ def packed_neighborhood_attention(
     once, no = (1,) * rank, (False,) * rank
     is_covered = dispatch.covers(query, kernel_size, once, dilation, no, 'shifted', dropout)
     if not is_covered or not supports_active_autograd() or is_transformed():
+        query, key, value = qkv.unbind(-3)
         return _neighborhood_attention(
-            rank, *qkv.unbind(-3), kernel_size, 1, dilation, False, scale, rpb, 'shifted', dropout
+            rank, query, key, value, kernel_size, 1, dilation, False, scale, rpb, 'shifted', dropout
         )  # fmt: skip
     qkv, _, _, rpb = autocast.cast(qkv, qkv, qkv, rpb)
     check_tensors(query, query, query, rank)

@@ -23,7 +23,8 @@ def _select(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
     # Its backward is faster, but torch 2.11 fails to differentiate it twice if sizes are symbols.
     if not any(isinstance(size, torch.SymInt) for size in tensor.shape):
         return tensor.index_select(dim, index.flatten()).unflatten(dim, index.shape)
-    return tensor[(*(slice(None),) * dim, index)]
+    indices: tuple[slice | Tensor, ...] = (*(slice(None),) * dim, index)
+    return tensor[indices]
 
 
 def _gather_windows(tensor: Tensor, windows: Sequence[Windows]) -> Tensor:
@@ -53,8 +54,9 @@ def _spread(tables: Sequence[Tensor]) -> list[Tensor]:
 
 def _gather_bias(rpb: Tensor, windows: Sequence[Windows]) -> Tensor:
     """``(heads, 2 * kernel_size - 1, ...)`` to ``(*queries, heads, window)``."""
-    indices = _spread([window.bias for window in windows])
-    return rpb[(slice(None), *indices)].flatten(len(windows) + 1).movedim(0, -2)
+    entries = _spread([window.bias for window in windows])
+    indices: tuple[slice | Tensor, ...] = (slice(None), *entries)
+    return rpb[indices].flatten(len(windows) + 1).movedim(0, -2)
 
 
 def _absent(windows: Sequence[Windows]) -> Tensor | None:

@@ -249,7 +249,7 @@ def build(
         variables: Those of the environment: MAX_JOBS and CXX count.
 
     Raises:
-        BuildError: where something does not compile, or ninja is missing.
+        BuildError: If something does not compile, or ninja is missing.
     """
     print(f'natten_ops: building for CUDA {" ".join(architectures)} with {nvcc.path}', flush=True)
     BUILD.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,8 @@
 #include "operators.h"
 #include "tensors.h"
 
-// In every build of torch's library, but torch declares it only if it was built with CUDA.
+// Every torch with CUDA has it, but the headers of a CPU build, which may compile this file too, do
+// not declare it.
 extern "C" AOTI_TORCH_EXPORT AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,
                                                                                void** stream);
 

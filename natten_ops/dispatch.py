@@ -138,7 +138,7 @@ def _fits(query: Tensor, kernel_size: Sequence[int], dilation: Sequence[int]) ->
 @functools.cache
 def _warn_of_reference(device_type: str, problem: str) -> None:
     warnings.warn(
-        f'natten_ops has no kernel for {device_type} tensors: {problem}. Its PyTorch reference computes,'
-        ' which is slow and gathers every window in memory',
+        f'natten_ops has no kernel for {device_type} tensors: {problem}. The PyTorch reference computes'
+        ' instead; it is slow and gathers every window in memory',
         stacklevel=2,
     )

@@ -165,8 +165,8 @@ class EggInfo(egg_info):
 EXTENSIONS = [
     cpp_extension.CppExtension(
         name='natten_ops._C',
-        sources=relative([CSRC / 'registration.cpp', *CSRC.glob('cpu/*.cpp')]),
-        depends=relative(CSRC.rglob('*.h')),
+        sources=relative([CSRC / 'torch/schema.cpp', CSRC / 'torch/cpu.cpp', *CSRC.glob('cpu/*.cpp')]),
+        depends=relative([*CSRC.rglob('*.h'), *CSRC.rglob('*.inl')]),
         extra_compile_args=[
             *OPTIONS,
             '-ffp-contract=fast',

@@ -1,6 +1,6 @@
 """Neighborhood attention operators with trainable relative position bias, for torch.
 
-Needs torch only. Where mmengine is installed, the modules are also registered, so that a config can say
+Needs torch only. If mmengine is installed, the modules are also registered, so that a config can say
 ``dict(type='NeighborhoodAttention2D', ...)``.
 """
 

@@ -1,4 +1,4 @@
-"""Checks of the operator's arguments: every mismatch is one exception that says what to change."""
+"""Checks of the operator's arguments: each mismatch raises an exception that says what to change."""
 
 import numbers
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ def per_axis(name: str, value: int | Sequence[int], rank: int) -> tuple[int, ...
     """``value`` as one positive int per axis.
 
     Raises:
-        TypeError: where ``value`` is neither an int nor a sequence of ints.
-        ValueError: where the number of entries is not ``rank``, or one is not in 1 to 2**31 - 1.
+        TypeError: If ``value`` is neither an int nor a sequence of ints.
+        ValueError: If the number of entries is not ``rank``, or one is not in 1 to 2**31 - 1.
     """
     values = (value,) * rank if isinstance(value, (int, torch.SymInt)) else value
     if not isinstance(values, Sequence) or any(
@@ -36,7 +36,7 @@ def per_axis(name: str, value: int | Sequence[int], rank: int) -> tuple[int, ...
         raise TypeError(f'{name} must be an int or a tuple of {rank} ints, one per axis, got {value!r}')
     if len(values) != rank:
         raise ValueError(f'{name} must be an int or a tuple of {rank} ints, one per axis, got {value!r}')
-    # torch.compile would carry windows as symbols; as constants they make far simpler graphs.
+    # torch.compile would trace these as symbols; as constants they make far simpler graphs.
     values = tuple(index(v) for v in values)
     if any(v < 1 for v in values):
         raise ValueError(f'{name} must be positive, got {value!r}; use 1 or more')
@@ -49,8 +49,8 @@ def flags_per_axis(name: str, value: bool | Sequence[bool], rank: int) -> tuple[
     """``value`` as one bool per axis.
 
     Raises:
-        TypeError: where ``value`` is neither a bool nor a sequence of bools.
-        ValueError: where the number of entries is not ``rank``.
+        TypeError: If ``value`` is neither a bool nor a sequence of bools.
+        ValueError: If the number of entries is not ``rank``.
     """
     values = (value,) * rank if isinstance(value, bool) else value
     if not isinstance(values, Sequence) or not all(isinstance(v, bool) for v in values):
@@ -64,7 +64,7 @@ def check_types(query: Any, key: Any, value: Any, rpb: Any, rank: int) -> None:
     """Check that query, key and value are dense tensors, and rpb one or None.
 
     Raises:
-        TypeError: where one is not.
+        TypeError: If one is not.
     """
     for name, tensor in (('query', query), ('key', key), ('value', value), ('rpb', rpb)):
         if name == 'rpb' and tensor is None:
@@ -83,8 +83,8 @@ def check_tensors(query: Tensor, key: Tensor, value: Tensor, rank: int) -> None:
     """Check that query, key and value are floating tensors of one shape, dtype and device.
 
     Raises:
-        TypeError: where the dtypes do not fit.
-        ValueError: where shapes or devices do not fit, or a dimension other than the batch is empty.
+        TypeError: If the dtypes do not fit.
+        ValueError: If shapes or devices do not fit, or a dimension other than the batch is empty.
     """
     for name, tensor in (('query', query), ('key', key), ('value', value)):
         if tensor.dim() != rank + 3:
@@ -122,8 +122,8 @@ def check_padding(padding: Any) -> None:
     """Check the name of the border treatment.
 
     Raises:
-        TypeError: where it is no string.
-        ValueError: where there is none of that name.
+        TypeError: If it is not a string.
+        ValueError: If no border treatment has that name.
     """
     names = ', '.join(repr(name) for name in PADDINGS)
     if not isinstance(padding, str):
@@ -142,9 +142,9 @@ def check_window(
     """Check on every axis that the stride fits the window, and the dilated window the feature map.
 
     Raises:
-        ValueError: where the stride exceeds ``kernel_size``, or is not 1 with padding valid; where the
-            axis is shorter than ``kernel_size * dilation`` with padding shifted, or than the span of a
-            window, ``(kernel_size - 1) * dilation + 1``, with padding valid.
+        ValueError: If the stride exceeds ``kernel_size``, or is not 1 with padding valid. If the axis is
+            shorter than ``kernel_size * dilation`` with padding shifted, or than the span of a window,
+            ``(kernel_size - 1) * dilation + 1``, with padding valid.
     """
     remedy = "pad the input, use a smaller kernel_size or dilation, or padding='zeros'"
     axes = zip(spatial, kernel_size, stride, dilation, strict=True)
@@ -176,9 +176,9 @@ def check_rpb(rpb: Tensor, query: Tensor, kernel_size: Sequence[int]) -> None:
     """Check the relative position bias against query and kernel size.
 
     Raises:
-        TypeError: where it has another dtype than query (beside half precision tensors it may also be
-            float32).
-        ValueError: where shape or device do not fit.
+        TypeError: If its dtype is not that of query (if query is in half precision, float32 is allowed
+            too).
+        ValueError: If shape or device do not fit.
     """
     expected = (query.shape[-2], *(2 * k - 1 for k in kernel_size))
     if tuple(rpb.shape) != expected:
@@ -203,7 +203,7 @@ def scale_or_default(scale: float | None, head_dim: int) -> float:
     """The factor of the dot products; ``head_dim ** -0.5`` for None.
 
     Raises:
-        TypeError: where ``scale`` is no number.
+        TypeError: If ``scale`` is not a number.
     """
     if scale is None:
         return head_dim**-0.5

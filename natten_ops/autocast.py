@@ -1,11 +1,12 @@
-"""Autocast: query, key and value in autocast's dtype, as in torch's scaled_dot_product_attention.
+"""Autocast: query, key and value get autocast's dtype, as in torch's scaled_dot_product_attention.
 
-float64 is left alone. A float32 relative position bias stays float32, so that a bias that is a
-parameter loses nothing; one in half precision follows query.
+float64 is not cast. A float32 relative position bias stays float32, so that a bias that is a parameter
+keeps its precision; a bias in half precision gets autocast's dtype.
 """
 
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,12 +17,12 @@ _CAST = (torch.float32, *HALF_DTYPES)
 
 
 def _is_available(device_type: str) -> bool:
-    # The compiler of torch 2.11 does not trace torch's own answer.
+    # torch.compile of torch 2.11 does not trace torch's own function.
     return device_type in ('cpu', 'cuda') or torch.amp.is_autocast_available(device_type)
 
 
-def disabled(device_type: str) -> contextlib.AbstractContextManager:
-    """A context without autocast, also for devices that have none."""
+def disabled(device_type: str) -> contextlib.AbstractContextManager[Any]:
+    """A context that disables autocast, also for devices without autocast."""
     if _is_available(device_type):
         return torch.autocast(device_type, enabled=False)
     return contextlib.nullcontext()
@@ -30,7 +31,7 @@ def disabled(device_type: str) -> contextlib.AbstractContextManager:
 def cast(
     query: Tensor, key: Tensor, value: Tensor, rpb: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """The tensors as autocast, where it is enabled for query's device, wants them."""
+    """The tensors as autocast casts them, if it is enabled for query's device."""
     device_type = query.device.type
     if not (_is_available(device_type) and torch.is_autocast_enabled(device_type)):
         return query, key, value, rpb

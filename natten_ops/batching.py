@@ -1,7 +1,7 @@
 """torch.vmap of the compiled operators: the mapped dimension joins the batch, or is looped over.
 
-The rules are given the operator to call, because under nested transforms of torch.func it is not the
-plain one.
+The rules get the operator as an argument, because under nested transforms of torch.func it is not the plain
+operator.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,20 +14,20 @@ _Results = tuple[tuple[Tensor, ...], tuple[int, ...]]
 
 
 def _mapped_first(tensors: Sequence[Tensor], dims: Sequence[int | None], batch_size: int) -> list[Tensor]:
-    """Every tensor with the mapped dimension in front, those that are not mapped expanded."""
+    """The tensors with the mapped dimension in front; tensors that are not mapped are expanded."""
     return [
         tensor.expand(batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
         for tensor, dim in zip(tensors, dims, strict=True)
     ]
 
 
-def _fold(operator: Callable, tensors: Sequence[Tensor], batch_size: int) -> list[Tensor]:
-    """One call for all, with the mapped dimension, which is in front, as part of the batch."""
+def _fold(operator: Callable[..., Any], tensors: Sequence[Tensor], batch_size: int) -> list[Tensor]:
+    """One call, with the mapped dimension, which is in front, as part of the batch."""
     results = operator(*(tensor.flatten(0, 1) for tensor in tensors))
     return [result.unflatten(0, (batch_size, tensors[0].shape[1])) for result in results]
 
 
-def _loop(operator: Callable, tensors: Sequence[Tensor], batch_size: int) -> list[Tensor]:
+def _loop(operator: Callable[..., Any], tensors: Sequence[Tensor], batch_size: int) -> list[Tensor]:
     """One call for each entry of the mapped dimension, which is in front."""
     if batch_size == 0:  # one call, for the shapes
         results = operator(*(tensor.new_zeros(tensor.shape[1:]) for tensor in tensors))
@@ -37,7 +37,7 @@ def _loop(operator: Callable, tensors: Sequence[Tensor], batch_size: int) -> lis
 
 
 def vmap_forward(
-    forward: Callable,
+    forward: Callable[..., Any],
     info: Any,
     in_dims: Sequence[Any],
     query: Tensor,
@@ -48,7 +48,7 @@ def vmap_forward(
 ) -> _Results:
     """The rule of na_forward, which ``forward`` calls."""
     tensors = _mapped_first((query, key, value), in_dims[:3], info.batch_size)
-    if in_dims[3] is None:
+    if rpb is None or in_dims[3] is None:
         results = _fold(lambda *args: forward(*args, rpb, *settings), tensors, info.batch_size)
     else:
         tensors.append(rpb.movedim(in_dims[3], 0).contiguous())
@@ -57,7 +57,7 @@ def vmap_forward(
 
 
 def vmap_backward(
-    backward: Callable,
+    backward: Callable[..., Any],
     info: Any,
     in_dims: Sequence[Any],
     grad_output: Tensor,
@@ -71,11 +71,11 @@ def vmap_backward(
 ) -> _Results:
     """The rule of na_backward, which ``backward`` calls.
 
-    A loop where there is a bias, because its gradient is summed over the batch.
+    With a bias it is a loop, because the bias' gradient is summed over the batch.
     """
     tensors = [grad_output, query, key, value, output, logsumexp]
     tensors = _mapped_first(tensors, (*in_dims[:4], *in_dims[5:7]), info.batch_size)
-    # The kernel wants the log-sum-exp and the bias contiguous.
+    # The kernel needs a contiguous log-sum-exp and a contiguous bias.
     tensors[5] = tensors[5].contiguous()
     if rpb is None:
         results = _fold(

@@ -1,7 +1,7 @@
-"""Derivatives of the compiled operators: na_backward for the first, the reference for all after it.
+"""Derivatives of the compiled operators: the first by na_backward, higher ones by the reference.
 
-:func:`register` attaches them to the operators, but torch does so in a way that torch.func's transforms
-cannot enter. :func:`forward` and :func:`backward` are the operators for all uses.
+:func:`register` attaches them to the operators, but torch's transforms (torch.func) cannot use what is
+attached in that way. :func:`forward` and :func:`backward` are the operators for all uses.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,13 +16,13 @@ from .batching import vmap_backward, vmap_forward
 from .reference import neighborhood_attention_reference
 
 
-def _save_for_forward(ctx: Any, inputs: tuple, output: tuple) -> None:
+def _save_for_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
     query, key, value, rpb, ctx.kernel_size, ctx.dilation, ctx.scale = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(query, key, value, rpb, *output)
 
 
-def _differentiate_forward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple:
+def _differentiate_forward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple[Any, ...]:
     query, key, value, rpb, output, logsumexp = ctx.saved_tensors
     grads = backward(
         grad_output, query, key, value, rpb, output, logsumexp, ctx.kernel_size, ctx.dilation, ctx.scale
@@ -30,15 +30,15 @@ def _differentiate_forward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple:
     return *grads[:3], None if rpb is None else grads[3], None, None, None
 
 
-def _save_for_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
     grad_output, query, key, value, rpb, _, _, ctx.kernel_size, ctx.dilation, ctx.scale = inputs
     ctx.save_for_backward(grad_output, query, key, value, rpb)
 
 
 def _second_derivatives(
-    ctx: Any, attend: Callable, inputs: Sequence[Tensor], grad_grads: Sequence
-) -> tuple:
-    """Of the gradients of ``attend`` at ctx's grad_output, through the reference: differentiable again."""
+    ctx: Any, attend: Callable[..., Tensor], inputs: Sequence[Tensor], grad_grads: Sequence[Tensor]
+) -> tuple[Any, ...]:
+    """Derivatives of the gradients of ``attend`` at ctx's grad_output; they are differentiable again."""
 
     def gradients(grad_output: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         return torch.func.vjp(attend, *inputs)[1](grad_output)
@@ -46,7 +46,7 @@ def _second_derivatives(
     return torch.func.vjp(gradients, ctx.saved_tensors[0], *inputs)[1](tuple(grad_grads[: len(inputs)]))
 
 
-def _differentiate_backward(ctx: Any, *grad_grads: Tensor) -> tuple:
+def _differentiate_backward(ctx: Any, *grad_grads: Tensor) -> tuple[Any, ...]:
     """Second derivatives."""
     _, query, key, value, rpb = ctx.saved_tensors
 
@@ -61,13 +61,13 @@ def _differentiate_backward(ctx: Any, *grad_grads: Tensor) -> tuple:
     return *second, *((None,) if rpb is None else ()), *(None,) * 5
 
 
-def _save_for_packed_forward(ctx: Any, inputs: tuple, output: tuple) -> None:
+def _save_for_packed_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
     qkv, rpb, ctx.kernel_size, ctx.dilation, ctx.scale = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(qkv, rpb, *output)
 
 
-def _differentiate_packed_forward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple:
+def _differentiate_packed_forward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple[Any, ...]:
     qkv, rpb, output, logsumexp = ctx.saved_tensors
     grad_qkv, grad_rpb = torch.ops.natten_ops.na_packed_backward(
         grad_output, qkv, rpb, output, logsumexp, ctx.kernel_size, ctx.dilation, ctx.scale
@@ -75,18 +75,19 @@ def _differentiate_packed_forward(ctx: Any, grad_output: Tensor, _: Tensor) -> t
     return grad_qkv, None if rpb is None else grad_rpb, None, None, None
 
 
-def _save_for_packed_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
+def _save_for_packed_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
     grad_output, qkv, rpb, _, _, ctx.kernel_size, ctx.dilation, ctx.scale = inputs
     ctx.save_for_backward(grad_output, qkv, rpb)
 
 
-def _differentiate_packed_backward(ctx: Any, *grad_grads: Tensor) -> tuple:
+def _differentiate_packed_backward(ctx: Any, *grad_grads: Tensor) -> tuple[Any, ...]:
     """Second derivatives."""
     _, qkv, rpb = ctx.saved_tensors
 
     def attend(qkv: Tensor, rpb: Tensor | None = None) -> Tensor:
+        query, key, value = qkv.unbind(-3)
         return neighborhood_attention_reference(
-            *qkv.unbind(-3), ctx.kernel_size, ctx.dilation, rpb, ctx.scale
+            query, key, value, ctx.kernel_size, ctx.dilation, rpb, ctx.scale
         )[0]
 
     second = _second_derivatives(ctx, attend, (qkv,) if rpb is None else (qkv, rpb), grad_grads)
@@ -104,7 +105,7 @@ class _Forward(torch.autograd.Function):
     backward = staticmethod(_differentiate_forward)
 
     @staticmethod
-    def vmap(info: Any, in_dims: Sequence[Any], *arguments: Any) -> tuple:
+    def vmap(info: Any, in_dims: Sequence[Any], *arguments: Any) -> tuple[Any, ...]:
         return vmap_forward(forward, info, in_dims, *arguments)
 
 
@@ -119,15 +120,16 @@ class _Backward(torch.autograd.Function):
     backward = staticmethod(_differentiate_backward)
 
     @staticmethod
-    def vmap(info: Any, in_dims: Sequence[Any], *arguments: Any) -> tuple:
+    def vmap(info: Any, in_dims: Sequence[Any], *arguments: Any) -> tuple[Any, ...]:
         return vmap_backward(backward, info, in_dims, *arguments)
 
 
-def reaches() -> bool:
-    """Whether the operators' derivatives reach the differentiation under way; the reference's reach all.
+def supports_active_autograd() -> bool:
+    """Whether the compiled operators can be differentiated by the autograd that is active now.
 
-    Forward mode has no rule here, and torch would silently take its tangents for zero. Inside of
-    torch.compile, what torch.func needs for derivatives is out of sight.
+    They cannot in forward mode: they have no rule for it, and torch would silently use zero tangents. Nor
+    can torch.func differentiate them inside of torch.compile, which traces only the plain operators. The
+    reference supports both.
     """
     if forward_mode._current_level >= 0:
         return False
@@ -139,14 +141,14 @@ def _is_differentiated_by_torch_func() -> bool:
     return any(level.key() == torch._C._functorch.TransformType.Grad for level in stack)
 
 
-# The compiler guards the stack of transforms on its own. torch.compiler.assume_constant_result sets this
-# mark, but imports the compiler for it, which takes as long as importing torch.
-_is_differentiated_by_torch_func._dynamo_marked_constant = True
+# torch.compile guards the stack of transforms itself. torch.compiler.assume_constant_result sets this
+# attribute, but imports the compiler to do so, which takes as long as importing torch.
+_is_differentiated_by_torch_func._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def is_transformed() -> bool:
-    """Whether a torch.func transform is active that no compiler traces through."""
-    if torch.compiler.is_compiling() or TracingContext.try_get() is not None:  # the latter: on fake tensors
+    """Whether a torch.func transform is active outside of torch.compile."""
+    if torch.compiler.is_compiling() or TracingContext.try_get() is not None:  # the latter: fake tensors
         return False
     return torch._C._are_functorch_transforms_active()
 

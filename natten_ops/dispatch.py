@@ -1,8 +1,8 @@
 """The compiled operators ``torch.ops.natten_ops.na_forward`` and ``na_backward``, and what they cover.
 
-Loads the libraries: that of the CPU, whose C++ side declares the schemas (csrc/registration.cpp), and that
-of CUDA, where torch has CUDA. Attaches what is written in Python, one file each: shapes and operation
-counts, derivatives, autocast and vmap.
+Loads the CPU library, which also declares the operators (csrc/torch/schema.cpp), and the CUDA library if
+torch has CUDA. Attaches the parts that are written in Python, each in a file of its own: shapes and
+operation counts, derivatives, autocast and vmap.
 """
 
 import functools
@@ -18,7 +18,7 @@ from . import autocast, derivatives, shapes
 
 
 def _load_cpu_library() -> str:
-    """Load the library with the CPU kernels; returns '', or why not after a warning that says it."""
+    """Load the library with the CPU kernels; returns '', or warns and returns why it cannot be used."""
     library = Path(__file__).with_name('_C.abi3.so')
     problem = ''
     if not library.exists():
@@ -38,7 +38,7 @@ def _load_cpu_library() -> str:
 
 
 def _load_cuda_library() -> str:
-    """Load the library with the CUDA kernels if torch has CUDA; returns '', or why not."""
+    """Load the library with the CUDA kernels if torch has CUDA; returns '', or why it cannot be used."""
     if torch.version.cuda is None:
         return 'this torch was built without CUDA'
     remedy = 'run `NATTEN_OPS_CUDA=1 pip install .` in the source of mmnat, with nvcc 12.4 or newer on PATH'
@@ -53,7 +53,7 @@ def _load_cuda_library() -> str:
 
 
 def _refuse_cuda(*_: Any) -> None:
-    """The operators on CUDA tensors where no library has CUDA."""
+    """The operators on CUDA tensors if there is no CUDA library."""
     raise RuntimeError(f'natten_ops: there is no kernel for CUDA tensors: {CUDA_PROBLEM}')
 
 
@@ -65,7 +65,7 @@ CUDA_PROBLEM = 'the compiled library of the CPU does not load' if CPU_PROBLEM el
 if not CPU_PROBLEM:
     shapes.register()
     derivatives.register()
-    _LIBRARY = torch.library.Library('natten_ops', 'IMPL')  # what is attached lives as long as it does
+    _LIBRARY = torch.library.Library('natten_ops', 'IMPL')  # keeps what is attached alive
     autocast.register(_LIBRARY)
     if CUDA_PROBLEM:
         for _name in ('na_forward', 'na_backward', 'na_packed_forward', 'na_packed_backward'):
@@ -86,23 +86,23 @@ def covers(
 ) -> bool:
     """Whether the compiled operator computes this; otherwise the PyTorch reference does.
 
-    It does where all of these hold:
+    The compiled operator does if all of these hold:
 
-    - tensors on the CPU, or on CUDA where natten_ops was built with CUDA (otherwise a warning says once
-      that the reference computes);
-    - head_dim at most 256 on CUDA;
-    - one or two axes (``na3d`` gets there where an axis has kernel_size 1, which it makes part of the
-      batch);
-    - stride 1 and not causal, on every axis;
-    - padding shifted, or padding valid where ``kernel_size * dilation`` fits every axis (then it is the
-      shifted result, cropped);
-    - no dropout;
-    - a differentiation that the compiled operator has: not forward mode (torch.func.jvp, jacfwd,
-      hessian), and not torch.func's inside of torch.compile (see
-      :func:`natten_ops.derivatives.reaches`).
+    - the tensors are on the CPU, or on CUDA and natten_ops was built with CUDA (otherwise a warning says
+      once that the reference computes);
+    - head_dim is at most 256 on CUDA;
+    - there are one or two axes (``na3d`` has two if an axis has kernel_size 1: it makes that axis part of
+      the batch);
+    - stride is 1 and is_causal False on every axis;
+    - padding is shifted, or it is valid and ``kernel_size * dilation`` fits every axis (the result is then
+      the shifted one, cropped);
+    - there is no dropout;
+    - the compiled operator can be differentiated by the active autograd: not forward mode (torch.func.jvp,
+      jacfwd, hessian), and not torch.func inside of torch.compile. This function does not check it; see
+      :func:`natten_ops.derivatives.supports_active_autograd`.
 
-    kernel_size, dilation, scale, rpb, dtype, number of heads and tensors' strides do not matter, and on the
-    CPU head_dim neither.
+    kernel_size, dilation, scale, rpb, dtype, number of heads and the tensors' strides do not matter, and
+    head_dim does not matter on the CPU.
     An axis with kernel_size 1 counts as not causal and dilation 1, because its window is the token itself.
 
     Args:
@@ -138,7 +138,7 @@ def _fits(query: Tensor, kernel_size: Sequence[int], dilation: Sequence[int]) ->
 @functools.cache
 def _warn_of_reference(device_type: str, problem: str) -> None:
     warnings.warn(
-        f'natten_ops has no kernel for {device_type} tensors: {problem}. Its PyTorch reference computes,'
-        ' which is slow and gathers every window in memory',
+        f'natten_ops has no kernel for {device_type} tensors: {problem}. The PyTorch reference computes'
+        ' instead; it is slow and gathers every window in memory',
         stacklevel=2,
     )

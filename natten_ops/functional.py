@@ -1,6 +1,7 @@
 """Neighborhood attention as functions: ``na1d``, ``na2d`` and ``na3d``."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,9 +17,11 @@ from .arguments import (
     per_axis,
     scale_or_default,
 )
-from .derivatives import forward, is_transformed, reaches
+from .derivatives import forward, is_transformed, supports_active_autograd
 from .reference import neighborhood_attention_reference
 from .windows import valid_range
+
+_Setting = TypeVar('_Setting', int, bool)
 
 
 def _compiled(
@@ -48,9 +51,9 @@ def _attend(
     padding: str,
     dropout: float,
 ) -> Tensor:
-    """The compiled operator where it covers the settings, otherwise the reference."""
+    """The compiled operator if it covers the settings, otherwise the reference."""
     is_covered = dispatch.covers(query, kernel_size, stride, dilation, is_causal, padding, dropout)
-    if is_covered and reaches():
+    if is_covered and supports_active_autograd():
         output = _compiled(query, key, value, rpb, kernel_size, dilation, scale)
         if padding == 'valid':
             axes = zip(query.shape[1:-2], kernel_size, dilation, is_causal, strict=True)
@@ -62,6 +65,10 @@ def _attend(
         stride=stride, is_causal=is_causal, padding=padding,
     )  # fmt: skip
     return output
+
+
+def _without(values: tuple[_Setting, ...], axis: int) -> tuple[_Setting, ...]:
+    return values[:axis] + values[axis + 1 :]
 
 
 def _neighborhood_attention(
@@ -105,9 +112,8 @@ def _neighborhood_attention(
         sizes = query.shape[0], query.shape[1 + folded]
         query, key, value = (t.movedim(1 + folded, 1).flatten(0, 1) for t in (query, key, value))
         rpb = None if rpb is None else rpb.select(1 + folded, 0)
-        kernel_size, stride, dilation, is_causal = (
-            values[:folded] + values[folded + 1 :] for values in (kernel_size, stride, dilation, is_causal)
-        )
+        kernel_size, stride = _without(kernel_size, folded), _without(stride, folded)
+        dilation, is_causal = _without(dilation, folded), _without(is_causal, folded)
     output = _attend(
         query, key, value, rpb, kernel_size, stride, dilation, is_causal, scale, padding, dropout
     )  # fmt: skip
@@ -126,8 +132,8 @@ def packed_neighborhood_attention(
 ) -> Tensor:
     """Attention of query, key and value that are slices of one projection, for the modules.
 
-    The same as slicing it for :func:`na1d` to :func:`na3d`, but where the operator is compiled the
-    gradient comes as one tensor as well, instead of being put together from three.
+    Gives the result of :func:`na1d` to :func:`na3d` on these slices. If the compiled operator computes it,
+    the gradient is written into one tensor, instead of being put together from three.
 
     Args:
         qkv: ``(B, *spatial, 3, heads, head_dim)``.
@@ -144,9 +150,10 @@ def packed_neighborhood_attention(
     query = qkv.select(-3, 0)
     once, no = (1,) * rank, (False,) * rank
     is_covered = dispatch.covers(query, kernel_size, once, dilation, no, 'shifted', dropout)
-    if not is_covered or not reaches() or is_transformed():
+    if not is_covered or not supports_active_autograd() or is_transformed():
+        query, key, value = qkv.unbind(-3)
         return _neighborhood_attention(
-            rank, *qkv.unbind(-3), kernel_size, 1, dilation, False, scale, rpb, 'shifted', dropout
+            rank, query, key, value, kernel_size, 1, dilation, False, scale, rpb, 'shifted', dropout
         )  # fmt: skip
     qkv, _, _, rpb = autocast.cast(qkv, qkv, qkv, rpb)
     check_tensors(query, query, query, rank)
@@ -188,8 +195,8 @@ def na1d(
         ``dilation * (kernel_size - 1)`` tokens fewer.
 
     Raises:
-        TypeError: where an argument's type or dtype is wrong.
-        ValueError: where shapes, devices and window do not fit together.
+        TypeError: If an argument's type or dtype is wrong.
+        ValueError: If shapes, devices and window do not fit together.
     """
     return _neighborhood_attention(
         1, query, key, value, kernel_size, stride, dilation, is_causal, scale, rpb, padding
@@ -211,33 +218,33 @@ def na2d(
     """Two-dimensional neighborhood attention (arXiv 2204.07143; dilated: 2209.15001; strided: 2504.16922).
 
     Every pixel attends to the window of ``kernel_size`` keys around it, on each axis ``dilation``
-    apart. At the borders ``padding`` decides: ``'shifted'`` shifts the window inwards, so that every
-    pixel has the same number of keys, ``'zeros'`` fills it with zero keys that have zero values and
-    take part in the softmax (stand-alone self-attention), and ``'valid'`` gives an output only where
-    the whole window lies inside the feature map. With ``kernel_size`` equal to the feature map this is
-    self attention. natten_ops/windows.py has the exact definition, of strides and causal axes too.
+    apart. ``padding`` says what happens at the borders: ``'shifted'`` shifts the window inwards, so that
+    every pixel has the same number of keys; ``'zeros'`` fills it with zero keys that have zero values and
+    take part in the softmax (stand-alone self-attention); ``'valid'`` gives an output only for pixels whose
+    whole window is inside the feature map. With ``kernel_size`` equal to the feature map this is self
+    attention. natten_ops/windows.py has the exact definition, also of strides and causal axes.
 
-    What is compiled, and what the slower and memory-hungry PyTorch reference computes, is listed in
-    :func:`natten_ops.dispatch.covers`; in short, with one or two axes, all but strides, causal axes and
-    padding zeros is compiled, for the CPU and, where nvcc was there, for CUDA. Both compute half precision
-    in float32; on CUDA, tensor cores round attention weights to half precision before they meet the
-    values. Results of the compiled operator and its gradients do not depend on the number of threads, and
-    on CUDA are the same in every run; those of the reference are deterministic where torch's are, which on
-    CUDA needs ``torch.use_deterministic_algorithms(True)``.
+    :func:`natten_ops.dispatch.covers` lists what the compiled operator computes; the PyTorch reference,
+    which is slower and needs more memory, computes the rest. In short: with one or two axes, everything
+    except strides, causal axes and padding zeros is compiled, for the CPU and, if nvcc was found, for CUDA.
+    Both compute half precision in float32; on CUDA, tensor cores round attention weights to half precision
+    before they multiply the values. Results and gradients of the compiled operator do not depend on the
+    number of threads, and are the same in every run on CUDA. Those of the reference are deterministic if
+    torch's are, which on CUDA needs ``torch.use_deterministic_algorithms(True)``.
 
-    Under autocast, query, key and value are cast to autocast's dtype (float64 is left alone), while a
-    float32 rpb stays as it is. Differentiable to any order in query, key, value and rpb: derivatives
-    after the first, and those in forward mode, through the reference. torch.func's transforms work, in
-    torch.compile too (where their derivatives go through the reference); vmap is one call unless rpb is
-    mapped or gets a gradient, and a loop then.
+    Under autocast, query, key and value are cast to autocast's dtype (float64 is not cast), while a float32
+    rpb stays as it is. Differentiable to any order in query, key, value and rpb; the reference computes
+    derivatives after the first, and those in forward mode. torch.func's transforms work, also in
+    torch.compile (the reference then computes their derivatives). vmap makes one call; if rpb is mapped or
+    gets a gradient, it is a loop.
 
     Args:
         query: ``(B, H, W, heads, head_dim)``; float32, float64, float16 or bfloat16, any strides.
         key: like query.
         value: like query.
         kernel_size: keys in a window on each axis, odd or even, one int or ``(k_h, k_w)``.
-        stride: queries in a row that share the window of the one in their middle (on a causal axis: of the
-            last), one int or ``(s_h, s_w)``; at most ``kernel_size``, and 1 with padding valid.
+        stride: consecutive queries that share the window of the one in their middle (on a causal axis: of
+            the last), one int or ``(s_h, s_w)``; at most ``kernel_size``, and 1 with padding valid.
         dilation: distance of neighbouring keys in a window, one int or ``(d_h, d_w)``. Padding shifted
             needs ``k_h * d_h <= H`` and ``k_w * d_w <= W``, padding valid ``(k_h - 1) * d_h < H`` and
             so on.
@@ -245,10 +252,10 @@ def na2d(
             the window then ends at the query.
         scale: factor of the dot products; None for ``head_dim ** -0.5``.
         rpb: relative position bias ``(heads, 2 * k_h - 1, 2 * k_w - 1)``, added to the scaled dot
-            products; None for no bias. Its entry ``key - query + k - 1`` of each axis belongs to a key.
-            It is defined for every combination of the other arguments, because a query is always in its
-            own window, and for zero keys too, whose logit is the bias alone. Causal axes use only the
-            first ``k`` entries.
+            products; None for no bias. On each axis, a key's entry is ``key - query + k - 1``. There is an
+            entry for every combination of the other arguments, because a query is always in its own
+            window. Zero keys have one too; their logit is the bias alone. Causal axes use only the first
+            ``k`` entries.
         padding: ``'shifted'``, ``'zeros'`` or ``'valid'``.
 
     Returns:
@@ -256,8 +263,8 @@ def na2d(
         ``dilation * (kernel_size - 1)`` shorter.
 
     Raises:
-        TypeError: where an argument's type or dtype is wrong.
-        ValueError: where shapes, devices and window do not fit together.
+        TypeError: If an argument's type or dtype is wrong.
+        ValueError: If shapes, devices and window do not fit together.
     """
     return _neighborhood_attention(
         2, query, key, value, kernel_size, stride, dilation, is_causal, scale, rpb, padding
@@ -278,8 +285,8 @@ def na3d(
 ) -> Tensor:
     """Three-dimensional neighborhood attention; all that :func:`na2d` says holds, with three axes.
 
-    Compiled only where an axis has kernel_size 1, as attention within each frame of a film has: that
-    axis then joins the batch.
+    Compiled only if an axis has kernel_size 1, as in attention within each frame of a video: that axis
+    then joins the batch.
 
     Args:
         query: ``(B, D, H, W, heads, head_dim)``; float32, float64, float16 or bfloat16, any strides.
@@ -298,8 +305,8 @@ def na3d(
         ``dilation * (kernel_size - 1)`` shorter.
 
     Raises:
-        TypeError: where an argument's type or dtype is wrong.
-        ValueError: where shapes, devices and window do not fit together.
+        TypeError: If an argument's type or dtype is wrong.
+        ValueError: If shapes, devices and window do not fit together.
     """
     return _neighborhood_attention(
         3, query, key, value, kernel_size, stride, dilation, is_causal, scale, rpb, padding

@@ -10,7 +10,7 @@ from .functional import packed_neighborhood_attention
 
 
 class _NeighborhoodAttention(nn.Module):
-    """What the modules share; ``rank`` is their number of axes."""
+    """Base class of the modules; ``rank`` is the number of axes."""
 
     rank: int
 
@@ -60,7 +60,7 @@ class _NeighborhoodAttention(nn.Module):
         if any(missing):
             # F.pad counts from the last dimension, which is the channels.
             x = F.pad(x, (0, 0, *(end for m in reversed(missing) for end in (0, m))))
-        # Query, key and value go to the operator as the slices of one projection that they are.
+        # The operator takes query, key and value as slices of this one projection.
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
         dropout = self.attn_drop if self.training else 0.0
         x = packed_neighborhood_attention(
@@ -109,19 +109,18 @@ class NeighborhoodAttention2D(_NeighborhoodAttention):
         proj_drop: dropout probability of the output. Default: 0.
 
     Raises:
-        ValueError: where ``dim`` is no multiple of ``num_heads``, kernel size or dilation are not
-            positive, ``attn_drop`` is no probability, or an input has another number of dimensions or of
-            channels.
+        ValueError: If ``dim`` is not a multiple of ``num_heads``, kernel size or dilation are not positive,
+            ``attn_drop`` is not a probability, or an input has a wrong number of dimensions or channels.
     """
 
     rank = 2
 
 
 class NeighborhoodAttention3D(_NeighborhoodAttention):
-    """Multi-head neighborhood attention over films or volumes ``(B, D, H, W, dim)``.
+    """Multi-head neighborhood attention over videos or volumes ``(B, D, H, W, dim)``.
 
     Arguments as for :class:`NeighborhoodAttention2D`; ``rpb`` is ``(num_heads, 2 * k_d - 1, 2 * k_h -
-    1, 2 * k_w - 1)``. Compiled only where an axis has kernel_size 1, see :func:`natten_ops.na3d`.
+    1, 2 * k_w - 1)``. Compiled only if an axis has kernel_size 1, see :func:`natten_ops.na3d`.
     """
 
     rank = 3

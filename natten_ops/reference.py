@@ -1,8 +1,8 @@
 """Neighborhood attention in plain PyTorch.
 
 Any rank, dtype and device, differentiable to any order. It gathers every window and so needs
-``prod(kernel_size)`` times the memory of key and value: it is what the kernels are tested against, and what
-runs where there is no kernel. The definition of a window is in windows.py.
+``prod(kernel_size)`` times the memory of key and value. Kernels are tested against it, and it computes what
+no kernel does. The definition of a window is in windows.py.
 """
 
 import functools
@@ -19,11 +19,12 @@ from .windows import Windows, axis_windows, valid_range
 
 
 def _select(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
-    """Entries of one dimension, which becomes as many as ``index`` has."""
-    # Faster backward, but torch 2.11 fails to differentiate it twice if sizes are symbols.
+    """The entries of dimension ``dim`` at ``index``; the dimension is replaced by those of ``index``."""
+    # Its backward is faster, but torch 2.11 fails to differentiate it twice if sizes are symbols.
     if not any(isinstance(size, torch.SymInt) for size in tensor.shape):
         return tensor.index_select(dim, index.flatten()).unflatten(dim, index.shape)
-    return tensor[(*(slice(None),) * dim, index)]
+    indices: tuple[slice | Tensor, ...] = (*(slice(None),) * dim, index)
+    return tensor[indices]
 
 
 def _gather_windows(tensor: Tensor, windows: Sequence[Windows]) -> Tensor:
@@ -41,7 +42,7 @@ def _gather_windows(tensor: Tensor, windows: Sequence[Windows]) -> Tensor:
 
 
 def _spread(tables: Sequence[Tensor]) -> list[Tensor]:
-    """One ``(queries, kernel_size)`` per axis to tensors that broadcast to ``(*queries, *kernel_size)``."""
+    """One ``(queries, kernel_size)`` per axis, reshaped to broadcast to ``(*queries, *kernel_size)``."""
     rank = len(tables)
     spread = []
     for axis, table in enumerate(tables):
@@ -53,12 +54,13 @@ def _spread(tables: Sequence[Tensor]) -> list[Tensor]:
 
 def _gather_bias(rpb: Tensor, windows: Sequence[Windows]) -> Tensor:
     """``(heads, 2 * kernel_size - 1, ...)`` to ``(*queries, heads, window)``."""
-    indices = _spread([window.bias for window in windows])
-    return rpb[(slice(None), *indices)].flatten(len(windows) + 1).movedim(0, -2)
+    entries = _spread([window.bias for window in windows])
+    indices: tuple[slice | Tensor, ...] = (slice(None), *entries)
+    return rpb[indices].flatten(len(windows) + 1).movedim(0, -2)
 
 
 def _absent(windows: Sequence[Windows]) -> Tensor | None:
-    """``(*queries, 1, window)``: the keys that are absent on an axis or more; None where none is."""
+    """``(*queries, 1, window)``: the keys that are absent on at least one axis; None if none is."""
     if all(window.absent is None for window in windows):
         return None
     tables = [
@@ -116,7 +118,7 @@ def neighborhood_attention_reference(
         for axis, settings in enumerate(zip(spatial, kernel_size, dilation, is_causal, strict=True)):
             query = query.narrow(1 + axis, *valid_range(*settings))
     dtype = query.dtype
-    # Autocast would take the matrix products back to half precision.
+    # Autocast would cast the matrix products back to half precision.
     with autocast.disabled(query.device.type):
         if dtype in HALF_DTYPES:
             query, key, value = query.float(), key.float(), value.float()

@@ -1,6 +1,6 @@
-"""What is known of the compiled operators without running them: results' shapes, and operations.
+"""Shapes of the compiled operators' results, and their numbers of operations, without running them.
 
-The shapes serve torch.compile and torch.export, the operations torch.utils.flop_counter.FlopCounterMode.
+torch.compile and torch.export use the shapes, torch.utils.flop_counter.FlopCounterMode the operations.
 """
 
 import math
@@ -23,7 +23,8 @@ def _backward_shapes(
     grad_output: Tensor, query: Tensor, key: Tensor, value: Tensor, rpb: Tensor | None, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     grad_rpb = query.new_empty(0) if rpb is None else rpb.new_empty(rpb.shape)
-    return *(query.new_empty(query.shape) for _ in range(3)), grad_rpb
+    grad_query, grad_key, grad_value = (query.new_empty(query.shape) for _ in range(3))
+    return grad_query, grad_key, grad_value, grad_rpb
 
 
 def _packed_forward_shapes(qkv: Tensor, *_: Any) -> tuple[Tensor, Tensor]:

@@ -42,8 +42,8 @@ class Windows(NamedTuple):
             last token, stands for a key outside the feature map.
         bias: int64 ``(queries, kernel_size)``, every key's entry in the relative position bias.
         has_outside: whether ``keys`` may hold keys outside the feature map.
-        absent: bool ``(queries, kernel_size)``, the keys that have no part in the softmax; None where
-            all have.
+        absent: bool ``(queries, kernel_size)``, the keys that have no part in the softmax; None if all
+            have.
     """
 
     keys: Tensor
@@ -76,7 +76,7 @@ def axis_windows(
         dilation: distance of neighbouring keys.
         is_causal: whether keys after the query are absent.
         padding: one of :data:`PADDINGS`.
-        device: where to make the results.
+        device: the device of the results.
 
     Returns:
         The windows of all tokens; for padding valid, of those in :func:`valid_range`.

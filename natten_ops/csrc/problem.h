@@ -1,4 +1,4 @@
-// What a kernel is given: sizes, strides and pointers, without torch.
+// What a kernel gets: sizes, strides and pointers, without torch.
 //
 // Tensors are heads-last, (batch, axis 0, axis 1, heads, head_dim), with any strides.
 // One-dimensional attention is the case length[0] == kernel_size[0] == dilation[0] == 1.
@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-// Inline functions that CUDA kernels also call; their device.h, included before, defines it.
+// Before inline functions that CUDA kernels also call; cuda/device.h, included first, defines it.
 #ifndef NATTEN_OPS_HOST_DEVICE
 #define NATTEN_OPS_HOST_DEVICE inline
 #endif
@@ -29,7 +29,7 @@ struct Problem {
 };
 
 // The entry of a contiguous bias (heads, 2 kernel_size[0] - 1, 2 kernel_size[1] - 1) for a key that
-// lies so many positions after the query.
+// is (offset0, offset1) positions after the query.
 NATTEN_OPS_HOST_DEVICE int64_t bias_offset(const Problem& problem, int64_t head, int64_t offset0,
                                            int64_t offset1) {
   const auto [k0, k1] = problem.kernel_size;

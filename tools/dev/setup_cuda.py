@@ -204,7 +204,6 @@ def _ninja_file(
     ]  # fmt: skip
     # CUDA's runtime is linked in and hidden, for torch brings one of its own.
     link = ['-shared', '-cudart=static', '-Xlinker=--exclude-libs,ALL', *link_options]
-    host = ['-DNATTEN_OPS_CUDA', *compile_options]
     lines = [
         f'common = {_quoted(common)}',
         'rule device',
@@ -212,7 +211,7 @@ def _ninja_file(
         f'  command = $common {_quoted(device)} -MD -MF $out.d -c $in -o $out > $out.log 2>&1'
         ' || { cat $out.log; exit 1; }',
         'rule host',
-        f'  command = $common {_quoted(host)} -MD -MF $out.d -c $in -o $out',
+        f'  command = $common {_quoted(compile_options)} -MD -MF $out.d -c $in -o $out',
         'rule link',
         f'  command = $common $in -o $out {_quoted(link)}',
     ]
@@ -228,7 +227,7 @@ def _ninja_file(
 
 
 def _sources() -> list[Path]:
-    return [*sorted(SOURCES.glob('cuda/*.cu')), SOURCES / 'registration.cpp']
+    return [*sorted(SOURCES.glob('cuda/*.cu')), SOURCES / 'torch/cuda.cpp']
 
 
 def build(
@@ -250,7 +249,7 @@ def build(
         variables: Those of the environment: MAX_JOBS and CXX count.
 
     Raises:
-        BuildError: where something does not compile, or ninja is missing.
+        BuildError: If something does not compile, or ninja is missing.
     """
     print(f'natten_ops: building for CUDA {" ".join(architectures)} with {nvcc.path}', flush=True)
     BUILD.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-// What the CPU kernels are called with, and the kernels there are: one set per instruction set.
+// The arguments of the CPU kernels, and the sets of kernels: one for each instruction set.
 //
-// Work units are computed by several threads on disjoint ranges. No two units write the same
-// memory, and the order of additions into a result does not depend on how the units are spread over
-// threads: results are the same for any thread count.
+// Several threads compute disjoint ranges of work units. No two units write the same memory, and
+// the order of additions into a result does not depend on how the units are spread over threads:
+// results are the same for any thread count.
 #pragma once
 
 #include <cstdint>
@@ -33,8 +33,8 @@ struct BackwardCall {
   void* grad_bias;  // compute type, contiguous (slabs, bias_size): each slab's sum, or null
 };
 
-// Kernels compute one run at a time, in zeroed scratch memory that runs of the same columns share;
-// `next` is the run that follows, or null.
+// A kernel computes one run at a time. Runs of the same columns share scratch memory, which starts
+// as zeros. `next` is the run that follows, or null.
 struct Kernels {
   const char* name;      // as torch names the capability
   int64_t wide, narrow;  // bytes of the vectors
@@ -53,15 +53,15 @@ extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
 #endif
 
-// The best set that this processor runs; the environment variable ATEN_CPU_CAPABILITY (default,
-// avx2, avx512), read once, lowers it as it does torch's own kernels.
+// The best set that this processor runs. The environment variable ATEN_CPU_CAPABILITY (default,
+// avx2, avx512), read once, limits it as it limits torch's own kernels.
 const Kernels& kernels();
 
 // The work units [begin, end) of the call's plan.
 void forward(const ForwardCall& call, int64_t begin, int64_t end);
 void backward(const BackwardCall& call, int64_t begin, int64_t end);
 
-// After all units: sums call.grad_bias over slabs and batch, (heads, bias_size).
+// After all units: the sum of call.grad_bias over slabs and batch, (heads, bias_size).
 template <typename T>
 void sum_grad_bias(const BackwardCall& call, T* grad_bias);
 

@@ -14,10 +14,10 @@ namespace {
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
-// Blocks of columns so narrow that a thread's row buffers stay in its cache, but wide enough that
-// the columns beyond a block's borders, which neighbouring blocks read too, are few. Chunks of
-// about chunk_rows, which is what the rows beyond a chunk's borders want, but enough of them for
-// all threads.
+// A block of columns is so narrow that a thread's row buffers stay in its cache, but so wide that
+// the columns beyond its borders, which neighbouring blocks read too, are few. A chunk has about
+// chunk_rows rows, so that the rows beyond its borders are few, but there are enough chunks for all
+// threads.
 Plan make_plan(const Problem& problem, int64_t cache_bytes, int64_t bytes_per_column,
                int64_t slab_rows, int64_t chunk_rows, int64_t threads) {
   Plan plan;
@@ -83,7 +83,7 @@ ColumnTile make_tile(const Problem& problem, Offsets offsets, int64_t begin, int
   return tile;
 }
 
-// Turns a masked tile of queries into a permuted one; false where its partners are too far apart.
+// Turns a masked tile of queries into a permuted one; false if its partners are too far apart.
 bool permute(const Problem& problem, ColumnTile& tile) {
   int64_t columns[kMaxLanes];
   for (int64_t lane = 0; lane < tile.count; ++lane) {
@@ -104,8 +104,8 @@ bool permute(const Problem& problem, ColumnTile& tile) {
 // Multiply-adds of a tile, as if every lane had all steps.
 int64_t cost(const ColumnTile& tile) { return tile.lanes * tile.steps; }
 
-// Cuts the columns [begin, end) into tiles, with make(first column, lanes): wide ones, and narrow
-// ones where that costs less.
+// Divides the columns [begin, end) into tiles, with make(first column, lanes): wide tiles, and
+// narrow ones if that costs less.
 template <typename Make>
 void add_tiles(int64_t begin, int64_t end, const VectorSizes& vectors, Make make,
                std::vector<ColumnTile>& tiles) {
@@ -197,7 +197,7 @@ Plan make_backward_plan(const Problem& problem, int64_t threads) {
   const auto [k0, k1] = problem.kernel_size;
   const int64_t rows = 4 * (k0 + 3) + 2 * 4;
   const int64_t bytes_per_column = 4 * (rows * problem.head_dim + 2 * 4 * k0 * (2 * k1 - 1));
-  // The sums of the bias' gradient shall be small beside the data of a slab.
+  // The sums of the bias' gradient should be small beside the data of a slab.
   const int64_t row_size = 3 * problem.length[1] * problem.head_dim;
   const int64_t slab_rows = std::max<int64_t>(divide_up(40 * problem.bias_size(), row_size), 8);
   return make_plan(problem, 3 << 19, bytes_per_column, round_up(slab_rows, 4), 128, threads);
@@ -245,7 +245,7 @@ struct Scratch {
 thread_local Scratch scratch;
 
 #if defined(__SANITIZE_ADDRESS__)
-constexpr int64_t kKeptBytes = 0;  // no more than asked for, so that it sees what lies beyond
+constexpr int64_t kKeptBytes = 0;  // AddressSanitizer then sees accesses beyond what was asked for
 #else
 constexpr int64_t kKeptBytes = 8 << 20;
 #endif

@@ -1,10 +1,10 @@
-// How a problem is cut into work units, and the columns of a unit into tiles.
+// Divides a problem into work units, and a unit's columns into tiles. README.md has a glossary.
 //
 // A row is one index of axis 0; with dilation, rows with equal index mod dilation[0] (one residue)
 // form a sub-sequence. A unit is a chunk of consecutive rows of a sub-sequence, of one batch entry,
-// one head and one block of columns. Heads come first in the order of units: the heads of a token
-// lie side by side in memory. All of this is compiled for every processor; kernels see declarations
-// only.
+// one head and one block of columns. The head varies fastest in the order of units, because the
+// heads of a token are side by side in memory. All of this is compiled for every processor; kernels
+// see declarations only.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,8 @@
 
 namespace natten_ops::cpu {
 
-// Chunks depend on the number of threads; slabs, of which they are made, do not: each has its own
-// sum of the bias' gradient.
+// A chunk consists of slabs. Chunks depend on the number of threads, slabs do not: each slab has
+// its own sum of the bias' gradient.
 struct Plan {
   int64_t block_columns;
   int64_t column_blocks;
@@ -44,7 +44,7 @@ struct Run {
   int64_t batch, head, column_block;
   int64_t residue;                       // of axis 0
   int64_t count;                         // rows of the sub-sequence
-  int64_t begin_position, end_position;  // rows of the run; none where the sub-sequence is short
+  int64_t begin_position, end_position;  // rows of the run; none if the sub-sequence is short
   int64_t first_slab, end_slab;          // numbered over the whole problem
 };
 
@@ -52,38 +52,37 @@ Run make_run(const Problem& problem, const Plan& plan, int64_t unit);
 
 constexpr int kMaxLanes = 16;
 
-// How a vector of a tile's partners is had from a row of them.
+// How a vector of a tile's partners is loaded from a row of them.
 enum class Access {
-  kPlain,      // the lanes' partners are neighbours like the lanes themselves
-  kMasked,     // likewise, but some lanes have no partner at some of the tile's offsets
+  kPlain,      // the lanes' partners are neighbours, like the lanes themselves
+  kMasked,     // the same, but some lanes have no partner at some of the tile's offsets
   kPermuted,   // the partners lie within one vector, in another order
-  kPermuted2,  // within two neighbouring vectors
+  kPermuted2,  // the same, within two neighbouring vectors
 };
 
-// Neighbouring columns that are computed together, one a lane. A lane's partners (the keys of a
-// query, or the queries of a key) lie dilation * offset columns away, for the offsets from low to
-// high of the lane.
+// Neighbouring columns that are computed together, one in each lane. A lane's partners (the keys of
+// a query, or the queries of a key) are dilation * offset columns away, for the offsets from the
+// lane's low to its high.
 //
-// A tile goes through `steps` steps. Plain and masked tiles: step t is offset lowest + t of all
-// lanes; masked ones go through every lane's offsets and mask those out of a lane's range. Permuted
-// tiles (of queries, where all lanes have kernel_size offsets): step t is the t-th offset of each
-// lane. Unused lanes of a masked tile have an empty range; those of a permuted one repeat a used
-// one.
+// A tile takes `steps` steps. In plain and masked tiles, step t is offset lowest + t of all lanes.
+// Masked tiles take the steps of every lane's offsets and mask those outside of a lane's range. In
+// permuted tiles, step t is the t-th offset of each lane; these are tiles of queries, because only
+// there all lanes have kernel_size offsets. Unused lanes of a masked tile have an empty range;
+// those of a permuted tile repeat a used lane.
 struct ColumnTile {
   int64_t begin;  // first column
   int64_t count;  // columns, at most lanes
   int64_t lanes;  // width of the vectors
   Access access;
-  int64_t partner;          // first column of the vectors of partners at step 0
+  int64_t partner;          // first column of the vector of partners at step 0
   int64_t lowest, highest;  // least and greatest low of any used lane
   int64_t steps;
   bool owned;  // the columns belong to the block; others are computed for its sake
   int64_t low[kMaxLanes], high[kMaxLanes];
-  int32_t source[kMaxLanes];  // permuted: where a lane's partner is in the vectors
+  int32_t source[kMaxLanes];  // permuted: the place of a lane's partner in the vectors
 };
 
-// Lanes of the vectors: tiles are wide, and narrow where that wastes less; and whether vectors can
-// be permuted.
+// Lanes of vectors, and whether these can be permuted. Tiles are narrow if that wastes less.
 struct VectorSizes {
   int64_t wide, narrow;
   bool permutes;
@@ -94,7 +93,7 @@ struct TileList {
   int64_t count;
 };
 
-// The columns that a block of columns [begin, end) is concerned with.
+// The columns that a block of columns [begin, end) reads and writes.
 class Columns {
  public:
   int64_t begin, end;
@@ -108,8 +107,7 @@ class Columns {
   TileList query_tiles() const;
   TileList key_tiles() const;  // backward: of the block's own columns
 
-  // Row buffers hold the columns from key_begin - kPadding, as far as vectors reach beyond the
-  // keys.
+  // Row buffers begin at column key_begin - kPadding: vectors may reach beyond the keys.
   static constexpr int64_t kPadding = 16;
   int64_t pitch() const;  // columns of a row buffer
   int64_t max_masks() const { return max_steps < kMaxLanes ? kMaxLanes : max_steps; }
@@ -118,12 +116,12 @@ class Columns {
   std::vector<ColumnTile> query_tiles_, key_tiles_;
 };
 
-// Memory of the calling thread, 64-byte aligned, kept for the next call until released.
+// Memory of the calling thread, 64-byte aligned. It is kept for the next call until released.
 void* thread_scratch(int64_t bytes);
-// Gives the thread's memory back where it is more than 8 MB.
+// Frees the thread's memory if it is more than 8 MB.
 void release_large_thread_scratch();
 
-// Bytes that lie unused behind every array in scratch memory, for AddressSanitizer to watch.
+// Unused bytes behind every array in scratch memory, which AddressSanitizer watches.
 #if defined(__SANITIZE_ADDRESS__)
 constexpr int64_t kGapBytes = 256;
 #else

@@ -1,4 +1,4 @@
-// Chooses the kernels for the processor and leads them through a range of units.
+// Chooses the kernels for the processor, and runs them on a range of units.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -33,7 +33,7 @@ void run_units(const Call& call, bool is_backward, ScratchSize scratch_size, Com
   const int64_t number = is_double ? sizeof(double) : sizeof(float);
   const VectorSizes vectors{kernels().wide / number, kernels().narrow / number,
                             kernels().permutes && !is_double};
-  // Large scratch memory goes back at the end, also where something throws.
+  // Releases large scratch memory at the end, also if something throws.
   struct Release {
     ~Release() { release_large_thread_scratch(); }
   } release;

@@ -28,12 +28,11 @@ struct BackwardCall {
   void* scratch;    // backward_scratch bytes, 16-byte aligned, not initialized
 };
 
-// Bytes of scratch memory that the backward needs. Looks at nothing that changes from call to call
-// but problem, dtype and whether there is a bias.
+// Bytes of scratch memory that the backward needs; call.scratch need not be set yet.
 int64_t backward_scratch(const BackwardCall& call);
 
-// Put the kernels on a stream (a cudaStream_t) of the current device, without waiting for them.
-// Return null, or what is wrong, in words.
+// Launch the kernels on a stream (a cudaStream_t) of the current device, without waiting for them.
+// Return null, or an error message.
 const char* forward(const ForwardCall& call, void* stream);
 const char* backward(const BackwardCall& call, void* stream);
 

@@ -1,6 +1,6 @@
 // All that kernels know of the device: threads, memory, copies, tensor cores, launches. Every PTX
-// instruction is here. Tests compile the same kernels for the host, with tests/emulator/simt/device.h in the
-// place of this file; both define the same names with the same contract.
+// instruction is here. Tests compile the same kernels for the host: they replace this file by
+// tests/emulator/simt/device.h. Both files define the same names with the same contract.
 //
 // Blocks and grids are one-dimensional; a warp is 32 consecutive threads.
 #ifndef NATTEN_OPS_DEVICE_H
@@ -87,8 +87,8 @@ NATTEN_OPS_DEVICE uint32_t add_zero_times(uint32_t word, uint32_t sum) {
   return result;
 }
 
-// A file that defines NATTEN_OPS_THREAD_INDEX_ANEW has what follows from the index computed where
-// it is needed, instead of kept in registers.
+// If a file defines NATTEN_OPS_THREAD_INDEX_ANEW, the compiler recomputes what follows from the
+// index at each use, instead of keeping it in registers.
 NATTEN_OPS_DEVICE int thread_index() {
 #ifdef NATTEN_OPS_THREAD_INDEX_ANEW
   unsigned index;
@@ -108,11 +108,11 @@ NATTEN_OPS_DEVICE char* shared_memory() {
   return memory;
 }
 
-// All threads of the block, or of the warp, have come here, and see what the others have written.
+// Wait for all threads of the block, or of the warp. Each thread then sees what the others wrote.
 NATTEN_OPS_DEVICE void block_barrier() { __syncthreads(); }
 NATTEN_OPS_DEVICE void warp_barrier() { __syncwarp(); }
 
-// To be called by all threads of a warp together.
+// All threads of a warp must call these together.
 template <typename T>
 NATTEN_OPS_DEVICE T shuffle_xor(T number, int mask) {
   return __shfl_xor_sync(0xffffffffu, number, mask);
@@ -123,7 +123,7 @@ NATTEN_OPS_DEVICE T shuffle(T number, int lane) {
 }
 NATTEN_OPS_DEVICE bool warp_any(bool is) { return __any_sync(0xffffffffu, is); }
 
-// 2^x and log2(x). Fast in float: 2 ulp or so, 2^-inf = 0, 2^(very small) may be 0.
+// 2^x and log2(x). Fast in float: about 2 ulp, 2^-inf = 0, 2^(very small) may be 0.
 NATTEN_OPS_DEVICE float exp2_of(float x) {
   float power;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
@@ -144,16 +144,16 @@ NATTEN_OPS_DEVICE float fast_reciprocal(float x) {
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(x));
   return reciprocal;
 }
-// The larger number; the other one where one is NaN.
+// The larger number; if one is NaN, the other one.
 NATTEN_OPS_DEVICE float larger(float x, float y) { return fmaxf(x, y); }
 
-// The cache line at an address of global memory will be needed.
+// Fetches the cache line at an address of global memory into the second-level cache.
 NATTEN_OPS_DEVICE void prefetch(const void* global) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
 }
 
-// 16 bytes from global to shared memory, both 16-byte aligned; zeros where `valid` is false, when
-// `global` is not read. Written when copy_async_wait and then a barrier have passed.
+// Copies 16 bytes from global to shared memory, both 16-byte aligned. If `valid` is false, writes
+// zeros and does not read `global`. The bytes are there after copy_async_wait and then a barrier.
 NATTEN_OPS_DEVICE void copy_async_16(void* shared, const void* global, bool valid) {
 #if __CUDA_ARCH__ >= 800
   const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));

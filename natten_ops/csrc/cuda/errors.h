@@ -1,4 +1,4 @@
-// What is wrong where a kernel does not run, and with which architectures one would.
+// Explains why a kernel did not run, and tells the architectures that the library is for.
 #pragma once
 
 #include <string>
@@ -8,8 +8,8 @@ namespace natten_ops::cuda {
 // The compute capabilities compiled for, written as in TORCH_CUDA_ARCH_LIST.
 std::string architectures();
 
-// An error that `forward` or `backward` returned; with its cause and remedy where those lie in how
-// this library was built for the current device.
+// Explains an error that `forward` or `backward` returned. Adds cause and remedy if this library
+// was not built for the current device or driver.
 std::string explain(const char* error);
 
 }  // namespace natten_ops::cuda

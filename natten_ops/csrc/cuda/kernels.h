@@ -1,5 +1,5 @@
 // The three families of kernels that run.cu chooses from. Each launches what it needs on the stream
-// and returns null, or what is wrong, in words.
+// and returns null, or an error message.
 #pragma once
 
 #include "calls.h"

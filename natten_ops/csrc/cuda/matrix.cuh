@@ -1,5 +1,5 @@
-// What the kernels on tensor cores share: tiles, patches and regions, and the way between memory
-// and the fragments of matrix products.
+// What the kernels on tensor cores share: tiles, patches and regions, and the transfers between
+// memory and the fragments of matrix products.
 //
 // A warp computes a patch of 16 tokens (queries in the forward and for grad_query; keys for
 // grad_key and grad_value), which are the 16 rows of its products: kPatchRows x kPatchColumns
@@ -9,8 +9,8 @@
 //
 // A block computes a tile of patches. The region of all their partners lies in its shared memory,
 // (rows, columns, kDim), in an order that lets eight neighbours be read at once (shared_offset).
-// Reads beyond a region's border find its last row or column: what is there belongs to a partner
-// that the window does not hold, and is masked.
+// Reads beyond a region's border get its last row or column. What they get belongs to a partner
+// outside of the window, and is masked.
 //
 // Fragments (multiply_add in device.h): of a product's result, thread 4 g + c of the warp has rows
 // g and g + 8 and columns 2 c and 2 c + 1. "e" counts its rows, "f" its columns.
@@ -67,8 +67,8 @@ struct Tile {
   }
 };
 
-// The number-th tile of a head: neighbours in memory follow one another. False where the residue
-// class is too short to have it, or the problem has no more.
+// The number-th tile of a head: neighbours in memory follow one another. False if the residue class
+// is too short to have it, or the problem has no more.
 NATTEN_OPS_DEVICE bool find_tile(const Problem& problem, const Tiling& tiling, int head,
                                  int64_t number, Tile& tile) {
   int at[2];
@@ -124,7 +124,7 @@ NATTEN_OPS_DEVICE Span region_of(const Problem& problem, const Tile& tile, int a
 
 // ---- Shared memory ----
 
-// Where 8 channels of a token of a region are: eight neighbours' are in different banks.
+// Offset of 8 channels of a token of a region. Those of eight neighbours are in different banks.
 template <int kDim>
 NATTEN_OPS_DEVICE int shared_offset(int token, int chunk) {
   static_assert(kDim == 32 || kDim == 64 || kDim == 128);
@@ -151,7 +151,7 @@ NATTEN_OPS_DEVICE void copy_region(const Problem& problem, const Tile& tile, con
   }
 }
 
-// A head's table of the bias, times log2(e), with zeros around it: masked entries may lie there.
+// A head's table of the bias, times log2(e), with zeros around it, which masked products may read.
 // Without a bias, all zeros.
 struct BiasTable {
   static NATTEN_OPS_HOST_DEVICE int margin(const Problem& problem) {
@@ -160,7 +160,7 @@ struct BiasTable {
   static NATTEN_OPS_HOST_DEVICE int size(const Problem& problem) {
     return static_cast<int>(problem.bias_size()) + 2 * margin(problem);
   }
-  // Returns where the entry of offset -(kernel_size - 1) is.
+  // Returns the address of the entry of offset -(kernel_size - 1).
   static NATTEN_OPS_DEVICE const float* load(const Problem& problem, const void* bias, int head,
                                              float* shared) {
     const int entries = static_cast<int>(problem.bias_size());
@@ -235,7 +235,7 @@ struct Walk {
   }
 };
 
-// A patch's partners in the region: those of its own tokens, and where they begin.
+// A patch's partners in the region: those of its own tokens, and their first row and column.
 template <bool kOfQueries, int kRows>
 struct PatchRegion {
   Span rows, columns;           // positions
@@ -284,7 +284,7 @@ struct PatchRegion {
   NATTEN_OPS_DEVICE int token(const Walk& walk) const {
     return token(walk.row, 8 * walk.column + thread_index() % 8);
   }
-  // The token of the block's region there, or the nearest one.
+  // The token of the block's region at that place, or the nearest one.
   NATTEN_OPS_DEVICE int token(int row, int column) const {
     const int in_row = first_row + row, in_column = first_column + column;
     return (in_row < region_rows ? in_row : region_rows - 1) * pitch +
@@ -337,8 +337,8 @@ NATTEN_OPS_DEVICE Words transpose_words(const uint32_t (&own)[4]) {
   return whole;
 }
 
-// Rounds the sums of a patch's tokens, times a factor each, and stores them. Threads of one token
-// exchange what they have so that each stores 16 bytes at once.
+// Multiplies each token's sums by its factor, rounds and stores them. The threads of one token
+// exchange channels so that each stores 16 bytes at once.
 template <typename Element, int kDim, int kRows>
 NATTEN_OPS_DEVICE void store_patch(const Problem& problem, const Tile& tile,
                                    const Patch<kRows>& patch, const TensorView& view,
@@ -379,8 +379,8 @@ NATTEN_OPS_DEVICE void multiply_partners(const uint32_t (&patch)[kDim / 16][4],
   }
 }
 
-// sums += weights of 16 partners times their channels; `token` is in the region partner
-// thread % 8 of the first eight where thread / 8 is even, else of the second.
+// sums += weights of 16 partners times their channels; `token` is in the region partner thread % 8,
+// of the first eight if thread / 8 is even, else of the second.
 template <typename Element, int kDim>
 NATTEN_OPS_DEVICE void accumulate_partners(const uint32_t (&weights)[4], const Element* shared,
                                            int token, float (&sums)[kDim / 8][4]) {
@@ -410,8 +410,8 @@ struct Sixteen {
   int tokens[2];  // in the region: partner thread % 8 of each eight
 };
 
-// Does what accumulate_partners does, but touches a token's own partners only: zero times infinity
-// or NaN would be NaN.
+// Like accumulate_partners, but reads only a token's own partners: zero times infinity or NaN would
+// be NaN.
 template <typename Element, int kDim, typename Region>
 NATTEN_OPS_DEVICE void accumulate_carefully(const float (&first)[4], const float (&second)[4],
                                             const Region& region, const Sixteen& partners,
@@ -444,8 +444,8 @@ NATTEN_OPS_DEVICE void accumulate_carefully(const float (&first)[4], const float
   }
 }
 
-// sums += weights, two results over 8 partners each, times the partners' channels. What weights are
-// outside of a token's partners must be zero. See is_finite for kCareful.
+// sums += weights, two results over 8 partners each, times the partners' channels. Weights outside
+// of a token's partners must be zero. See is_finite for kCareful.
 template <typename Element, int kDim, bool kCareful, typename Region>
 NATTEN_OPS_DEVICE void accumulate(const float (&first)[4], const float (&second)[4],
                                   const Region& region, const Sixteen& partners,
@@ -461,8 +461,8 @@ NATTEN_OPS_DEVICE void accumulate(const float (&first)[4], const float (&second)
   }
 }
 
-// Where sums over partners are not finite, it may be for a partner that is not the token's own,
-// with weight zero: then all is done again with care.
+// If sums over partners are not finite, the cause may be a partner that is not the token's own and
+// has weight zero. Then all sums are computed again with care.
 template <int kCount>
 NATTEN_OPS_DEVICE bool is_finite(const float (&sums)[kCount][4]) {
   float zero = 0;
@@ -497,13 +497,12 @@ NATTEN_OPS_DEVICE float largest_of_row(float number) {
 
 // ---- Tilings ----
 
-// The largest tiles whose shared memory fits; bytes(tiling) says how much they take. False where
-// none does.
+// The largest tiles whose shared memory fits; bytes(tiling) is what they take. False if none fits.
 template <bool kOfQueries, typename Bytes>
 bool find_tiling(const Problem& problem, int64_t limit, Bytes bytes, Tiling& tiling) {
   const bool is_flat = problem.length[0] == 1;
   const int patch[2] = {is_flat ? 1 : 8, is_flat ? 16 : 2};
-  // Two blocks shall fit a multiprocessor.
+  // Two blocks should fit a multiprocessor.
   if (limit > 112 << 10) limit = 112 << 10;
   const int most[][2] = {{16, 16}, {8, 16}, {8, 8}, {8, 4}, {8, 2}};
   const int most_flat[][2] = {{1, 256}, {1, 128}, {1, 64}, {1, 32}, {1, 16}};
@@ -549,7 +548,7 @@ struct Dim {
   constexpr int operator()() const { return kDim; }
 };
 
-// Calls f with the least that holds head_dim.
+// Calls f with the smallest one that holds head_dim.
 template <typename F>
 auto with_dim(const Problem& problem, F f) {
   if (problem.head_dim <= 32) return f(Dim<32>());
@@ -557,7 +556,7 @@ auto with_dim(const Problem& problem, F f) {
   return f(Dim<128>());
 }
 
-// What all calls have to be like.
+// Whether the matrix kernels can compute a call.
 inline bool matrix_covers(const Problem& problem, Dtype dtype,
                           std::initializer_list<const TensorView*> views) {
   const int capability = compute_capability();

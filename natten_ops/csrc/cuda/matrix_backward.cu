@@ -1,11 +1,11 @@
-// The backward pass on tensor cores, two kernels without atomics: matrix.cuh says how tokens are
+// The backward pass on tensor cores, two kernels without atomics. matrix.cuh says how tokens are
 // spread.
 //   - By queries: for the keys around a patch, 16 at a time, the logits again, weights
 //     P = exp(logit - logsumexp), dP = grad_output . value, and the logits' gradients
-//     D = P (dP - delta), where delta = grad_output . output is also left for the other kernel.
-//     grad_query = scale * sum of D key. D goes into the gradient of the bias: each warp has a
-//     table of its own in shared memory; a block adds up its warps' for all of its tiles of one
-//     head, and a last kernel the blocks', always in the same order.
+//     D = P (dP - delta), where delta = grad_output . output is also stored for the other kernel.
+//     grad_query = scale * sum of D key. D is added to the gradient of the bias: each warp has a
+//     table of its own in shared memory, a block adds up its warps' tables for all of its tiles of
+//     one head, and a last kernel adds up the blocks' tables. The order is always the same.
 //   - By keys: for the queries that attend to a patch's keys, the same products the other way
 //     round; grad_value = sum of P grad_output, grad_key = scale * sum of D query.
 //
@@ -77,7 +77,7 @@ NATTEN_OPS_DEVICE void add_to_table(const Region& region, const Walk& walk, cons
   }
 }
 
-// The gradients of a patch's queries; adds those of the logits to the warp's table, if there is
+// The gradients of a patch's queries. Adds those of the logits to the warp's table, if there is
 // one.
 template <typename Variant, bool kCareful, typename Region>
 NATTEN_OPS_DEVICE void visit_keys(const Problem& problem, const Region& region,
@@ -347,8 +347,8 @@ matrix_key_kernel(const BackwardParameters parameters) {
   }
 }
 
-// The two kernels' tilings. Sums of the bias' gradient shall take at most about a hundredth of the
-// inputs' memory, so a block computes several tiles.
+// The two kernels' tilings. A block computes several tiles, so that the sums of the bias' gradient
+// take at most about a hundredth of the inputs' memory.
 template <typename Variant>
 bool make_tilings(const BackwardCall& call, Tiling& by_queries, Tiling& by_keys) {
   const Problem& problem = call.problem;

@@ -1,8 +1,8 @@
-// The forward pass on tensor cores: matrix.cuh says how queries are spread. For every patch a warp
+// The forward pass on tensor cores; matrix.cuh says how queries are spread. For every patch a warp
 // multiplies its queries with the keys around them, 8 at a time, adds the bias and masks keys
 // outside of a query's window, takes the softmax, and multiplies the weights, still in registers,
-// with the values. Where a patch's keys are too many for the registers, in steps, rescaling what
-// there is when a larger logit comes. Logits are in units of log(2).
+// with the values. If a patch has more keys than the registers hold, this is done in steps; a
+// larger logit then rescales the sums so far. Logits are in units of log(2).
 //
 // Shared memory of a block: keys and values of its region, (rows, columns, kDim), and the head's
 // table of the bias.
@@ -12,7 +12,7 @@ namespace natten_ops::cuda {
 
 namespace {
 
-// Eights of keys in a step, at most so many and even, so that steps are whole.
+// The most eights of keys in a step: an even number, so that steps are whole.
 constexpr int step_of(int eights, int most) {
   int step = most;
   while (eights % step != 0 || step % 2 != 0) --step;
@@ -34,7 +34,7 @@ struct ForwardVariant {
   static constexpr bool kIsOneStep = kIsFixed && kStep == kEights;
 };
 
-// What is done again with care need not be fast, but must not take many registers.
+// Repeating a patch with care need not be fast, but must not take many registers.
 template <typename Variant>
 struct CarefulVariant
     : ForwardVariant<typename Variant::Element, Variant::kDim, Variant::kPatchRows, 0> {
@@ -52,14 +52,14 @@ int64_t forward_shared_bytes(const Problem& problem, const Tiling& tiling) {
          BiasTable::size(problem) * sizeof(float);
 }
 
-// What is known of a patch's queries so far.
+// The softmax of a patch's queries so far.
 template <int kDim>
 struct Attended {
   float outputs[kDim / 8][4];
   float largest[2], sum[2];
 };
 
-// kCareful: see is_finite. Values are waited for, by all threads of the block, where `waits`.
+// kCareful: see is_finite. If `waits`, all threads of the block wait for the values.
 template <typename Variant, bool kCareful, typename Region>
 NATTEN_OPS_DEVICE void attend(const Problem& problem, const Region& region,
                               const uint32_t (&queries)[Variant::kDim / 16][4],
@@ -94,7 +94,7 @@ NATTEN_OPS_DEVICE void attend(const Problem& problem, const Region& region,
       for (int j = 0; j < 4; ++j) {
         const int e = j / 2, column = 8 * walk.column + thread_index() % 4 * 2 + j % 2;
         const bool has = region.has(e, walk.row, column);
-        // Whole steps may go on beyond the table's margin.
+        // Whole steps may go beyond the table's margin.
         const bool is_near = Variant::kIsFixed || has;
         const float entry_bias = bias[is_near ? entry[e] + walk.row * table_columns + column : 0];
         logits[i][j] = has ? logits[i][j] * scale + entry_bias : -INFINITY;
@@ -111,7 +111,7 @@ NATTEN_OPS_DEVICE void attend(const Problem& problem, const Region& region,
       }
       most = largest_of_row(most);
       if constexpr (!Variant::kIsOneStep) {
-        // Equal also where both are infinite.
+        // Equal also if both are infinite.
         const float shrink =
             attended.largest[e] == most ? 1.0f : exp2_of(attended.largest[e] - most);
         attended.sum[e] *= shrink;
@@ -122,7 +122,7 @@ NATTEN_OPS_DEVICE void attend(const Problem& problem, const Region& region,
         }
       }
       attended.largest[e] = most;
-      // Where a step has no key for the query, any base will do.
+      // If a step has no key for the query, any base will do.
       const float base = !Variant::kIsOneStep && most == -INFINITY ? 0.0f : most;
       NATTEN_OPS_UNROLL
       for (int i = 0; i < kStep; ++i) {
@@ -151,7 +151,7 @@ NATTEN_OPS_DEVICE void attend(const Problem& problem, const Region& region,
   }
 }
 
-// What a block has of its tile.
+// The tile of a block.
 template <typename Element>
 struct Loaded {
   Tile tile;
@@ -160,7 +160,7 @@ struct Loaded {
   const float* bias;
 };
 
-// Attention of one patch. Returns whether it has to be done again with care.
+// Attention of one patch. Returns whether it has to be repeated with care.
 template <typename Variant, bool kCareful>
 NATTEN_OPS_DEVICE bool attend_patch(const ForwardParameters& parameters,
                                     const Loaded<typename Variant::Element>& loaded, int number,

@@ -10,10 +10,10 @@
 // (sum_over_group), and a number per token goes back to all threads in the same way (spread).
 //
 // Partners are visited row by row, and the groups of a warp take the same number of steps, because
-// they exchange numbers. So a token also meets tokens that are not its partners (they lie in the
-// tensor all the same): their weights are set to zero, whatever they were. Zero times infinity
-// would still touch the token: where a result is not finite, all is done again with care, when
-// nothing but a token's own partners are added.
+// they exchange numbers. So a token also meets tokens that are not its partners (they are in the
+// tensor all the same): their weights are set to zero. Zero times infinity would still touch the
+// token. So if a result is not finite, the warp computes everything again with care: it adds only a
+// token's own partners.
 #pragma once
 
 #include "device.h"
@@ -60,7 +60,7 @@ struct Units {
   int count;
 };
 
-// Groups of kRows tokens in so many.
+// Groups of kRows tokens among `tokens` tokens.
 template <int kRows>
 NATTEN_OPS_HOST_DEVICE int row_groups(int tokens) {
   return (tokens + kRows - 1) / kRows;
@@ -129,7 +129,7 @@ struct Place {
   }
 
   NATTEN_OPS_DEVICE bool has(int r) const { return (own ^ r) < rows; }
-  // Where a token of these residues has its number in a tensor of one per token and head.
+  // Offset of a token of these residues in a tensor of one number per token and head.
   NATTEN_OPS_DEVICE int64_t number_at(const Problem& problem, int row, int column) const {
     return row_offset(problem, batch, row * problem.dilation[0] + positions0.residue,
                       column * problem.dilation[1] + positions1.residue, head);
@@ -137,7 +137,7 @@ struct Place {
   NATTEN_OPS_DEVICE int64_t number_at(const Problem& problem) const {
     return number_at(problem, positions0.clamped(own), positions1.first);
   }
-  // Whether this thread, of those that own the same token, is the one to write what belongs to it.
+  // Several threads own the same token; whether this is the one that writes the token's numbers.
   NATTEN_OPS_DEVICE bool writes() const { return lane < kRows && own < rows; }
 };
 
@@ -283,8 +283,8 @@ NATTEN_OPS_DEVICE void store_vector(const float* from, Element* to) {
   *reinterpret_cast<Words*>(to) = vector;
 }
 
-// This thread's channels of the tokens of a tensor: 16-byte words, one in turn for every thread of
-// the group. kPlain: the tensor has vectors, and head_dim is just what a group holds.
+// This thread's channels of the tokens of a tensor: the threads of a group take 16-byte words in
+// turn. kPlain: the tensor has vectors, and head_dim is exactly what a group holds.
 template <typename E, int kGroup, bool kPlain>
 struct Slices {
   using Element = E;
@@ -359,7 +359,7 @@ struct Slices {
     }
   }
 
-  // Times a factor that is given for token `own`.
+  // The sums times a factor, which is given for token `own`.
   template <int kRows>
   NATTEN_OPS_DEVICE void store(const Place<kGroup, kRows>& place, T factor,
                                const T (&from)[kRows][kChannels]) const {
@@ -395,7 +395,7 @@ struct Walk {
   int low, extent;
 
   int row, column;  // of the rectangle; may be beyond it
-  // The tokens there, or at the nearest row and column of the rectangle.
+  // The tokens at that place, or at the nearest row and column of the rectangle.
   const Element *left_token, *right_token;
   int64_t entry;  // of the bias, for token `own`
   bool has_row;   // the row is one of token `own`'s
@@ -451,7 +451,7 @@ struct Walk {
     ++row;
   }
 
-  // The partner `further` columns on; to be taken in turn, and step() taken after all of them.
+  // The partner `further` columns on. Call these in order, and then step().
   NATTEN_OPS_DEVICE void take_left(int further, T (&to)[kChannels]) {
     left.load(left_token, to);
     if (has_column(further + 1)) left_token += left.tensor.step[1];
@@ -465,8 +465,8 @@ struct Walk {
     entry += kOfQueries ? columns : -columns;
   }
 
-  // Whether it is one of token `own`'s; where its entry of the bias is then, and what that adds to
-  // a logit in units of log2.
+  // Whether the partner is one of token `own`'s; the place of its entry of the bias in that case,
+  // and what the entry adds to a logit in units of log2.
   NATTEN_OPS_DEVICE bool has(int further) const { return has_row && has_column(further); }
   NATTEN_OPS_DEVICE int64_t entry_at(int further) const {
     return kOfQueries ? entry + further : entry - further;
@@ -483,7 +483,7 @@ struct Walk {
   }
 
   // Whether any thread of the warp has the column or row. The compiler has to see that all threads
-  // get the same answer, and does so of votes and of what the kernel was called with.
+  // get the same answer; it does for votes and for the kernel's parameters.
   NATTEN_OPS_DEVICE bool warp_has_column(int further) const {
     return kOfQueries ? column + further < static_cast<int>(problem.kernel_size[1])
                       : warp_any(column + further < columns);
@@ -491,8 +491,8 @@ struct Walk {
   NATTEN_OPS_DEVICE bool warp_has_row() const { return warp_any(row < rows); }
 };
 
-// Lets visitor.visit<kSteps, kCareful>(), or with half as many steps and so on, take the walk that
-// many columns further, to the end of the row.
+// Calls visitor.visit<kSteps, kCareful>(), which takes the walk kSteps columns further, to the end
+// of the row; near the end with half as many steps, and so on.
 template <int kSteps, bool kCareful, typename Walk, typename Visitor>
 NATTEN_OPS_DEVICE void visit_rest(const Walk& walk, Visitor& visitor) {
   if constexpr (kSteps > 0) {
@@ -501,8 +501,8 @@ NATTEN_OPS_DEVICE void visit_rest(const Walk& walk, Visitor& visitor) {
   }
 }
 
-// The same for the whole rectangle; visitor.end_row() comes at the end of each row. For all threads
-// of a warp together.
+// The same for the whole rectangle; calls visitor.end_row() at the end of each row. All threads of
+// a warp must call this together.
 template <int kSteps, bool kCareful, typename Walk, typename Visitor>
 NATTEN_OPS_DEVICE void visit_partners(Walk& walk, Visitor& visitor) {
   while (walk.warp_has_row()) {
@@ -523,8 +523,8 @@ void swap_pair(T (&pair)[2]) {
   pair[1] = first;
 }
 
-// One-dimensional problems have their tokens on axis 1, columns of tokens need them on axis 0. What
-// is contiguous stays as it is in memory.
+// One-dimensional problems have their tokens on axis 1, but columns of tokens need them on axis 0.
+// Nothing moves in memory.
 template <typename... Views>
 void stand_up(Problem& problem, Views&... views) {
   if (problem.length[0] != 1) return;
@@ -543,8 +543,8 @@ struct Variant {
   using Tokens = Slices<Element, kGroup, kPlain>;
 };
 
-// Calls function(Variant) with the variant for these tensors. Few are compiled: float32 is what
-// these kernels have to be fast for.
+// Calls function(Variant) with the variant for these tensors. Few variants are compiled: these
+// kernels have to be fast for float32 only.
 template <typename Function>
 const char* with_variant(const Problem& problem, Dtype dtype, bool vectors, Function&& function) {
   const int64_t channels = problem.head_dim;

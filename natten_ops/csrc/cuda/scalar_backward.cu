@@ -8,8 +8,8 @@
 //   - grad_bias: every group that owns queries has a table of its head's entries in shared memory,
 //     where it adds D up. Threads that own different queries meet a row of keys at different
 //     entries, so they need a barrier only between rows. A block writes the sum of its groups'
-//     tables, and sums of blocks are added last. Where tables are too large for shared memory,
-//     there is a block per entry, which computes D again for all queries.
+//     tables, and the blocks' sums are added last. If tables are too large for shared memory, each
+//     entry has a block of its own, which computes D again for all queries.
 #include "scalar.cuh"
 #include "table_sum.cuh"
 
@@ -67,7 +67,7 @@ struct QueryGradients {
   bool has_table;       // the same for all threads, as the compiler can see
   T* table;             // of the group
   int64_t first_entry;  // of the bias, that the table has
-  bool adds;            // whether this thread is the one to add what belongs to query `own`
+  bool adds;            // whether this thread is the one that adds for query `own`
 
   NATTEN_OPS_DEVICE explicit QueryGradients(const Parameters& parameters)
       : walk(parameters.problem, parameters.key, parameters.value),
@@ -187,7 +187,7 @@ struct KeyGradients {
   const T* bias;
   T keys[kKeyRows][kChannels], values[kKeyRows][kChannels];
   T key_sums[kKeyRows][kChannels], value_sums[kKeyRows][kChannels];
-  const Numbers<T>* numbers;  // of the query where the walk is
+  const Numbers<T>* numbers;  // of the query that the walk is at
 
   NATTEN_OPS_DEVICE explicit KeyGradients(const Parameters& parameters)
       : parameters(parameters),
@@ -334,8 +334,8 @@ int64_t slot_bytes(const BackwardCall& call) {
   return call.problem.heads * call.problem.bias_size() * compute_size(call.dtype);
 }
 
-// At most so many blocks of a head: their sums shall be small beside query, key and value. There
-// are no more than chunks, whatever the variant.
+// The most blocks of a head whose sums are still small beside query, key and value. Whatever the
+// variant, there are no more blocks than chunks.
 int64_t most_slots(const BackwardCall& call) {
   const Problem& problem = call.problem;
   const int64_t tokens = problem.batch * problem.length[0] * problem.length[1];

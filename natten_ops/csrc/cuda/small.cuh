@@ -10,13 +10,13 @@
 //   of a product's result: a thread loads its four numbers at once.
 // - For rows that are not partners, a thread loads from rows of -infinity instead.
 //
-// A product times the scale is then the whole logit. Where windows are shifted, at borders, a warp
-// makes a bias pair of its own; elsewhere all patches of a block share one.
+// A product times the scale is then the whole logit. At borders, where windows are shifted, a warp
+// makes a bias pair of its own. Elsewhere all patches of a block share one.
 //
 // A block's tile has one or more bands, rows of patches. A warp computes the same two columns of
 // every band. The region of the tile's partners is in shared memory: a row has kPitch tokens of one
 // tensor, then of the other, as shared_offset mixes them. kPitch is a multiple of 8, so a thread's
-// addresses in different rows differ by constants. What is beyond the image is zero.
+// addresses in different rows differ by constants. Tokens beyond the feature map are zero.
 #pragma once
 
 #include <type_traits>
@@ -89,7 +89,7 @@ struct Tensor {
   }
 };
 
-// What the three kernels have in common.
+// What the three kernels share.
 struct Common {
   Problem problem;
   Tiling tiling;
@@ -97,12 +97,12 @@ struct Common {
   const float* bias;  // (heads, rows, columns), or null
   int bias_step[2];
   float log2_scale, inverse_scale;  // log2(e) times the scale, and its inverse, without their sign
-  uint32_t signs;    // turns over the signs of two numbers where the scale is negative
-  uint32_t nothing;  // 0
-  int chunks;        // 8 channels each
+  uint32_t signs;                   // flips the signs of two numbers if the scale is negative
+  uint32_t nothing;                 // 0
+  int chunks;                       // 8 channels each
 };
 
-// Takes the block's head from the number of a block, which becomes that of a slot.
+// Returns the head of a block; the number of the block becomes that of its slot.
 NATTEN_OPS_DEVICE int split_head(const Common& common, uint32_t& number) {
   const uint32_t slot = common.heads.divide(number);
   const int head = static_cast<int>(number - slot * common.heads.divisor);
@@ -131,8 +131,8 @@ NATTEN_OPS_DEVICE bool find_tile(const Common& common, int head, uint32_t number
   return number < problem.batch && tile.begin[0] < tile.end[0] && tile.begin[1] < tile.end[1];
 }
 
-// The tokens of a tensor that are in the image, head and residue class of a block's tile. Where
-// they begin is in shared memory, so that it takes no registers.
+// The tokens of a tensor that are in the image (batch entry), head and residue class of a block's
+// tile. Their first address is in shared memory, so that it takes no registers.
 constexpr int kPlaneBytes = 96, kFlagBytes = 32;  // at the beginning of a block's shared memory
 
 template <typename Element>
@@ -147,8 +147,8 @@ struct Plane {
   }
 };
 
-// The bands that the thread's warp has to do again with care, as bits; 0 at first. In shared
-// memory, as they are rare and registers are not.
+// The bands that the thread's warp has to repeat with care, as bits; 0 at first. They are in shared
+// memory, because they are rarely needed and registers are short.
 NATTEN_OPS_DEVICE uint32_t& bands_to_repeat() {
   return reinterpret_cast<uint32_t*>(shared_memory() + kPlaneBytes)[thread_index() / 32];
 }
@@ -159,7 +159,7 @@ NATTEN_OPS_DEVICE void repeat_unless(bool finite, int band) {
   }
 }
 
-// Finds the planes of tensors, each of which has its own thread. To be followed by a barrier.
+// Finds the planes of tensors, each with a thread of its own. A barrier must follow.
 template <int kCount>
 NATTEN_OPS_DEVICE void find_planes(const Tensor (&tensors)[kCount], const Tile& tile) {
   static_assert(kCount * sizeof(char*) <= kPlaneBytes);
@@ -198,8 +198,8 @@ NATTEN_OPS_DEVICE Span partners(const Tile& tile, int axis, int first, int size)
           partners<kSize, kOfQueries>(last, tile.count[axis]).last};
 }
 
-// The bands of a tile as bits: of those patches at a column whose tokens all exist and have
-// partners on both sides alike (centred), and of the others.
+// The bands of a tile as bits: those whose patch at a column has only tokens that exist, with as
+// many partners before as after them (centred), and the others.
 struct Bands {
   uint32_t centred, others;
 
@@ -236,9 +236,9 @@ struct alignas(8) Two {
 template <int kSize>
 constexpr int kPairNumbers = (2 * kSize - 1) * 16;
 
-// Makes the bias pair of two columns, `own`, and their partners, of which `begin` is the first
-// column of the products; with `threads` threads of which this is number `thread`. Row r of the
-// pair is for a partner that is r - (kSize - 1) rows after the token.
+// Makes the bias pair of two columns, `own`, and their partners; `begin` is the first column of the
+// products. `threads` threads do this together, and this is number `thread`. Row r of the pair is
+// for a partner that is r - (kSize - 1) rows after the token.
 template <int kSize, bool kOfQueries>
 NATTEN_OPS_DEVICE void make_pair(const Common& common, int head, const int (&own)[2],
                                  const Span (&partners)[2], int begin, int thread, int threads,
@@ -283,7 +283,7 @@ NATTEN_OPS_DEVICE float* rows_of_nothing() {
   return centred_pair() + (1 + V::kWarps) * kPairNumbers<V::kSize>;
 }
 
-// By all threads of the block: the bias pair of columns with centred windows, and rows of
+// All threads of the block make the bias pair of columns with centred windows, and rows of
 // -infinity.
 template <typename V, bool kOfQueries>
 NATTEN_OPS_DEVICE void make_centred_pair(const Common& common, int head) {
@@ -323,7 +323,7 @@ struct Start {
 
 // ---- Shared memory ----
 
-// Begins to copy rows begin to end - 1 of a tensor into the region; what it does not have becomes
+// Begins to copy rows begin to end - 1 of a tensor into the region; tokens that do not exist become
 // zero.
 template <typename V>
 NATTEN_OPS_DEVICE void copy_rows(const Common& common, const Span& rows, const Span& columns,
@@ -358,14 +358,14 @@ NATTEN_OPS_DEVICE void copy_rows(const Common& common, const Span& rows, const S
 }
 
 // What rows of partners a thread loads. In products, thread 4 g + c has 8 channels of a token, from
-// 8 c on, on both sides: it loads them at once, for the order of channels does not matter there.
-// kTensor: 0 for the region's first tensor, 1 for the second.
+// 8 c on, on both sides. It loads them at once, because the order of channels does not matter
+// there. kTensor: 0 for the region's first tensor, 1 for the second.
 template <typename V>
 struct Partners {
   using Element = typename V::Element;
 
   const Element* tokens;         // partner g's channels from 8 c on
-  const Element* transposed[2];  // as load_matrices_transposed wants them, 16 channels each
+  const Element* transposed[2];  // for load_matrices_transposed, 16 channels each
 
   // `row` and `column` are those of the first partner in the region.
   NATTEN_OPS_DEVICE Partners(const Element* region, int row, int column) {
@@ -403,8 +403,8 @@ struct Partners {
 
 // ---- Patches ----
 
-// A thread's two tokens of a patch: row lane / 4 of it, and both columns. In the place of a token
-// that does not exist there is another one.
+// A thread's two tokens of a patch: row lane / 4 of it, and both columns. Another token stands in
+// for one that does not exist.
 struct Own {
   int row, columns[2];
   bool exists[2];
@@ -441,8 +441,8 @@ NATTEN_OPS_DEVICE T* ahead(T* pointer, int64_t bytes) {
   return reinterpret_cast<T*>(reinterpret_cast<Byte*>(pointer) + bytes);
 }
 
-// Where the thread's first token is, from channel 8 (lane % 4) on, while a warp goes from band to
-// band; the second one is one column further.
+// The thread's first token, from channel 8 (lane % 4) on, while a warp goes from band to band; the
+// second one is one column further.
 template <typename Element>
 struct Cursor {
   Element* at;
@@ -466,7 +466,7 @@ struct Cursor {
   }
 };
 
-// The tokens as the left side of products, with the bits in `flips` turned over; zeros for channels
+// The tokens as the left side of products, with the bits in `flips` inverted; zeros for channels
 // that do not exist. The order of channels is that of Partners.
 NATTEN_OPS_DEVICE void as_patch(const Common& common, const Channels& channels, uint32_t flips,
                                 uint32_t (&fragments)[2][4]) {
@@ -480,8 +480,8 @@ NATTEN_OPS_DEVICE void as_patch(const Common& common, const Channels& channels, 
   }
 }
 
-// Rounds the sums of a patch's tokens, times a factor each, and stores them. Returns whether all
-// are finite.
+// Multiplies each token's sums by its factor, rounds and stores them. Returns whether all are
+// finite.
 template <typename Element>
 NATTEN_OPS_DEVICE bool store_tokens(const Common& common, const Tensor& tensor,
                                     const Cursor<Element>& cursor, const Own& own,
@@ -506,8 +506,8 @@ NATTEN_OPS_DEVICE bool store_tokens(const Common& common, const Tensor& tensor,
 
 // ---- With care ----
 
-// Where a sum is not finite, a patch is done again, token by token, with nothing but its partners:
-// a thread has one channel, and the warp has the products.
+// If a sum is not finite, the warp computes the patch again, token by token, with nothing but the
+// token's partners. A thread has one channel, and the warp adds up the products.
 
 NATTEN_OPS_DEVICE float sum_of_warp(float number) {
   for (int mask = 16; mask > 0; mask /= 2) number += shuffle_xor(number, mask);
@@ -552,8 +552,8 @@ NATTEN_OPS_DEVICE float logit_of(const Common& common, int head, float product, 
 
 inline double magnitude(double number) { return number < 0 ? -number : number; }
 
-// Whether the kernels are for such a call. Very small scales are left to others, for bias / scale
-// has to be a number.
+// Whether the kernels can compute a call. Very small scales are left to the matrix kernels, because
+// bias / scale has to be a finite number.
 inline bool covers(const Problem& problem, std::initializer_list<const TensorView*> views) {
   const int64_t size = problem.kernel_size[0];
   if (problem.head_dim > kDim || problem.kernel_size[1] != size ||
@@ -612,7 +612,7 @@ int most_of_region(const Problem& problem, int axis, int tile) {
 }
 
 // The largest tiles of which two fit a multiprocessor, or else the largest of which one does.
-// bytes(tiling) says how much shared memory they take.
+// bytes(tiling) is the shared memory that they take.
 template <typename V, bool kOfQueries, typename Bytes>
 bool find_tiling(const Problem& problem, Bytes bytes, Tiling& tiling) {
   const auto choose = [&](int axis, int64_t most, int unit) {
@@ -658,7 +658,7 @@ auto with_variant(const Problem& problem, Dtype dtype, F f) {
   return dtype == Dtype::kFloat16 ? with_element(Float16()) : with_element(BFloat16());
 }
 
-// The call's views with axes exchanged where that is better.
+// The call's views, with axes exchanged if that is better.
 struct Orientation {
   Problem problem;
   bool is_transposed;
@@ -683,7 +683,7 @@ struct Orientation {
                    0},
                   sizeof(float));
   }
-  // All but the tiling.
+  // Fills in all but the tiling.
   Common common(const void* bias) const {
     Common common;
     common.problem = problem;

@@ -1,11 +1,11 @@
-// The backward pass for small windows, two kernels as in matrix_backward.cu: small.cuh says how.
+// The backward pass for small windows, two kernels as in matrix_backward.cu; small.cuh says how.
 // With P = exp(logit - logsumexp), products of grad_output and value start from -delta, so that
 // D = P (grad_output . value - delta) is a product of two results.
 //
-// The gradient of the bias: in patches with centred windows the same number of a thread's is always
+// The gradient of the bias: in patches with centred windows, each of a thread's numbers is always
 // for the same entry, so their sums stay in registers from patch to patch. Other patches add theirs
-// to a table of their warp. A block leaves a table of all of its tile's, and a last kernel adds the
-// tables up, always in the same order.
+// to a table of their warp. A block writes one table for its tile, and a last kernel adds up these
+// tables, always in the same order.
 //
 // Shared memory of a block: keys and values (by queries) or queries and grad_output (by keys) of
 // its region; bias pairs and rows of -infinity as in the forward; by queries the tables of the
@@ -87,7 +87,7 @@ int64_t key_bytes(const Tiling& tiling) {
 
 // ---- By queries ----
 
-// Where the gradients of a patch's logits belong in a warp's table of the bias.
+// The entries of a warp's table of the bias that the gradients of a patch's logits belong to.
 struct Entries {
   int first[2];    // of the thread's tokens: the entry at row 0, column 2 c of the products
   uint32_t rows;   // as in Start
@@ -129,12 +129,12 @@ struct Entries {
 };
 
 // Sums of the gradients of logits, in the order of products' results. Of the rows of products that
-// are kSize apart, one is in the window of a thread's token; so kSize rows of numbers suffice.
+// are kSize apart, one is in the window of a thread's token. So kSize rows of numbers are enough.
 template <int kSize>
 using BiasSums = float[kSize][4];
 
-// Adds a warp's sums over patches with centred windows to its table; `memory` is for kSize * 128
-// numbers.
+// Adds a warp's sums over patches with centred windows to its table; `memory` has room for
+// kSize * 128 numbers.
 template <int kSize>
 NATTEN_OPS_DEVICE void add_to_table(const BiasSums<kSize>& sums, float* memory, float* table) {
   const int lane = thread_index() % 32;
@@ -161,7 +161,7 @@ NATTEN_OPS_DEVICE void add_to_table(const BiasSums<kSize>& sums, float* memory, 
   }
 }
 
-// Does the bands of a tile again whose bits are set, all but the gradient of the bias.
+// Repeats the bands of a tile whose bits are set, except for the gradient of the bias.
 template <typename V>
 NATTEN_OPS_DEVICE void visit_keys_carefully(const QueryParameters& parameters, uint32_t again) {
   using namespace by_queries;
@@ -232,7 +232,7 @@ NATTEN_OPS_DEVICE bool visit_keys(const QueryParameters& parameters, const Own& 
   NATTEN_OPS_UNROLL
   for (int e = 0; e < 2; ++e) {
     logsumexp[e] = *logsumexps.at(own.row, own.columns[e]) * kLog2e;
-    // On the diagonal of a product is that of each token with itself.
+    // The diagonal of a product holds the product of each token with itself.
     float products[4] = {};
     const uint32_t (&words)[4] = outputs.tokens[e].words;
     multiply_add<Element>(products, grad_outputs[0], words[0], words[1]);
@@ -293,7 +293,7 @@ small_query_kernel(const QueryParameters parameters) {
     uint32_t slot = block_index();
     const int head = split_head(common, slot);
     Tile tile;
-    // Where there is no tile, the block has zeros for the gradient of the bias.
+    // If there is no tile, the block writes zeros for the gradient of the bias.
     if (find_tile(common, head, slot, tile)) {
       const Span rows = partners<kSize, true>(tile, 0, tile.begin[0], tile.end[0] - tile.begin[0]);
       const Span columns =
@@ -349,8 +349,8 @@ small_query_kernel(const QueryParameters parameters) {
     }
   }
 
-  // Then the patches with centred windows. They have nothing in common with the others that would
-  // stay in registers.
+  // Then the patches with centred windows. They share nothing with the others that would stay in
+  // registers.
   BiasSums<kSize> bias_sums;
   clear(bias_sums);
   if (bands.centred) {
@@ -392,13 +392,13 @@ small_query_kernel(const QueryParameters parameters) {
 
 // ---- By keys ----
 
-// Those of the tokens of a region's row.
+// The numbers of the tokens of a region's row.
 template <typename V>
 NATTEN_OPS_DEVICE const Two* numbers_of(const typename V::Element* region, int row) {
   return reinterpret_cast<const Two*>(region + row * V::kStride + 2 * kRowElements);
 }
 
-// Does the bands again whose bits are set.
+// Repeats the bands whose bits are set.
 template <typename V>
 NATTEN_OPS_DEVICE void visit_queries_carefully(const KeyParameters& parameters, uint32_t again) {
   using namespace by_keys;
@@ -449,7 +449,7 @@ struct KeyGradients {
   float keys[4][4], values[4][4];
 };
 
-// Adds what comes from the queries of V::kRows rows; `numbers` are those of the thread's first
+// Adds the contribution of the queries of V::kRows rows; `numbers` are those of the thread's first
 // query in the first row.
 template <typename V>
 NATTEN_OPS_DEVICE void visit_queries(const Common& common, const Start& start,
@@ -484,8 +484,8 @@ NATTEN_OPS_DEVICE void visit_queries(const Common& common, const Start& start,
   }
 }
 
-// Computes a patch: visit(keys, values, gradients) adds what comes from its queries. Returns
-// whether all is finite.
+// Computes a patch: visit(keys, values, gradients) adds the contribution of its queries. Returns
+// whether all gradients are finite.
 template <typename V, typename Visit>
 NATTEN_OPS_DEVICE bool with_patch(const KeyParameters& parameters, const Own& own, Visit visit) {
   using namespace by_keys;
@@ -564,7 +564,7 @@ small_key_kernel(const KeyParameters parameters) {
     block_barrier();
     if (column >= tile.end[1]) return;
 
-    // First the patches whose queries lie on both sides alike.
+    // First the patches with as many queries before as after their keys.
     bands = Bands::at<kSize, false>(tile, column);
     const int first_row = tile.begin[0], region_row = first_row - kSize / 2 - rows.first;
     const int region_column = column - kSize / 2 - columns.first;
@@ -584,7 +584,7 @@ small_key_kernel(const KeyParameters parameters) {
     }
   }
 
-  // Then the others, which have nothing in common with them that would stay in registers.
+  // Then the others, which share nothing with them that would stay in registers.
   if (bands.others) {
     uint32_t slot = block_index() ^ common.nothing;
     const int head = split_head(common, slot);
@@ -594,7 +594,7 @@ small_key_kernel(const KeyParameters parameters) {
     const Span columns =
         partners<kSize, false>(tile, 1, tile.begin[1], tile.end[1] - tile.begin[1]);
     const int column = tile.begin[1] + 2 * warp;
-    int made = -1;  // the column that the warp's pair begins at
+    int made = -1;  // the first column of the warp's bias pair
     for (int band = 0; bands.others >> band; ++band) {
       if ((bands.others >> band & 1) == 0) continue;
       const int row = tile.begin[0] + 8 * band;
@@ -604,8 +604,8 @@ small_key_kernel(const KeyParameters parameters) {
       const Span of_band = partners<kSize, false>(tile, 0, row, 8);
       const Span of_row = partners<kSize, false>(own.row, tile.count[0]);
       const auto visit = [&](const auto& keys, const auto& values, KeyGradients& gradients) {
-        // Mostly once, but more queries than elsewhere may have a key in their windows. Where the
-        // region ends, products begin before `done`, with what was there before and is left out.
+        // Mostly once, but at borders more queries may have a key in their windows. At the end of
+        // the region, products begin before `done`; queries that were counted already are left out.
         for (int done = of_columns[0].first; done <= of_columns[1].last; done += 8) {
           const int last_begin = columns.first + kPitch - 8;
           const int begin = done < last_begin ? done : last_begin;

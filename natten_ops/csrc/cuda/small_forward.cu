@@ -1,9 +1,9 @@
-// The forward pass for small windows: small.cuh says how. A warp multiplies its queries with all of
+// The forward pass for small windows; small.cuh says how. A warp multiplies its queries with all of
 // their keys, takes the softmax, and multiplies the weights, still in registers, with the values; a
-// column of ones gives their sum.
+// column of ones gives the weights' sum.
 //
 // Shared memory of a block: keys and values of its region, one bias pair for all and one a warp,
-// and rows of -infinity. Bands are computed as soon as the rows that they need are there.
+// and rows of -infinity. A band is computed as soon as the rows that it needs are there.
 #define NATTEN_OPS_THREAD_INDEX_ANEW
 #include "small.cuh"
 
@@ -27,8 +27,8 @@ int64_t forward_bytes(const Tiling& tiling) {
   return kSharedBytes<V> + int64_t(tiling.region[0]) * V::kStride * sizeof(typename V::Element);
 }
 
-// Does the bands again whose bits are set. Finds out for itself where they are: what it shared with
-// the rest of the kernel would take registers all the time.
+// Repeats the bands whose bits are set. It computes their places itself: anything shared with the
+// rest of the kernel would take registers all the time.
 template <typename V>
 NATTEN_OPS_DEVICE void attend_carefully(const ForwardParameters& parameters, uint32_t again) {
   using Element = typename V::Element;
@@ -109,7 +109,7 @@ small_forward_kernel(const ForwardParameters parameters) {
   const Own first_own(tile, tile.begin[0], column);
   Cursor<const Element> query_cursor(common, {query_tensor, kQuery}, first_own);
   Cursor<Element> output_cursor(common, {output_tensor, kOutput}, first_own);
-  // Thread e of a row's four stores the number of token e.
+  // Of the four threads of a row, thread e stores the number of token e.
   float* logsumexp = Plane<float>{logsumexp_tensor, kLogsumexp}.at(first_own.row, column + c % 2);
   Channels queries = {};
   if (exists) {

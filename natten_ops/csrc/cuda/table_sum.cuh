@@ -1,4 +1,4 @@
-// Adds up the tables that blocks have left, in an order that does not depend on when they ran.
+// Adds up the tables that blocks wrote, in an order that does not depend on when the blocks ran.
 #pragma once
 
 #include "device.h"
@@ -8,9 +8,9 @@ namespace natten_ops::cuda {
 constexpr int kSumThreads = 256;
 constexpr int kTablesOfBlock = 128;  // that one block adds up
 
-// A block has 32 entries and kTablesOfBlock tables, every `stride`th; each of its warps adds every
-// eighth table, the first warp then what they have. Goes to `to`, or into the first of the block's
-// tables where that is null.
+// A block adds 32 entries of kTablesOfBlock tables, every `stride`th table. Each of its warps adds
+// every eighth of these; the first warp then adds the warps' sums. The result goes to `to`, or if
+// that is null into the first of the block's tables.
 template <typename T>
 NATTEN_OPS_KERNEL(kSumThreads, 1)
 table_sum_kernel(T* tables, int64_t count, int64_t entries, int64_t stride, T* to) {
@@ -34,7 +34,7 @@ table_sum_kernel(T* tables, int64_t count, int64_t entries, int64_t stride, T* t
   (to ? to : tables + begin * stride * entries)[entry] = static_cast<T>(sum);
 }
 
-// to (entries) = the sum of tables (count, entries), which changes.
+// to (entries) = the sum of tables (count, entries); overwrites the tables.
 template <typename T>
 const char* sum_tables(T* tables, int64_t count, int64_t entries, T* to, void* stream) {
   const int64_t parts = (entries + 31) / 32;

@@ -1,6 +1,6 @@
 // Runs the kernels on the CPU: an emulator of what natten_ops/csrc/cuda/device.h offers, with the
-// same names and contracts, for tests. Sources are compiled with `-include tests/simt/device.h`;
-// the include guard, which both headers have, keeps the other one out.
+// same names and contracts, for tests. Sources are compiled with `-include` and this file; the
+// include guard, which both headers have, keeps the other one out.
 //
 // How it works: `launch` runs the blocks one after another. The threads of a block are fibers, each
 // with a stack of its own, on one thread of the operating system. A warp is chosen, each of its 32

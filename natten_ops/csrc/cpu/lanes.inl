@@ -1,12 +1,14 @@
-// Vectors, one query or key a lane, in the vector extension that GCC and Clang share.
+// Included once per vector width, by baseline.cpp, avx2.cpp and avx512.cpp.
 //
-// Included by one source file per instruction set, inside its namespace and target pragma: nothing
-// here may have external linkage, or a processor could be given another one's instructions.
-// NATTEN_OPS_X86 and NATTEN_OPS_AVX512 say that intrinsics of AVX2 with F16C, and of AVX-512, are
-// there: for the few things that the compilers do not find themselves.
+// They include all .inl files, in one order, inside their namespace and target pragma. So nothing
+// there may have external linkage: the linker could give a processor the instructions of another.
+//
+// Here: vectors, one query or key in each lane, in the vector extension that GCC and Clang share.
+// NATTEN_OPS_X86 means that intrinsics of AVX2 with F16C may be used, NATTEN_OPS_AVX512 those of
+// AVX-512: for the few things that compilers do not generate themselves.
 
 #define NATTEN_OPS_INLINE inline __attribute__((always_inline))
-// Before a loop over an array of vectors: only when unrolled do they stay in registers.
+// Before a loop over an array of vectors: they stay in registers only if the loop is unrolled.
 #define NATTEN_OPS_UNROLL _Pragma("GCC unroll 16")
 
 template <typename T, int kLanes>
@@ -42,7 +44,7 @@ NATTEN_OPS_INLINE void store(void* to, V lanes) {
   __builtin_memcpy(to, &lanes, sizeof(V));
 }
 
-// Keeps a vector in a register: compilers would rather read memory again for every use.
+// Keeps a vector in a register: compilers tend to read memory again for every use.
 template <typename V>
 NATTEN_OPS_INLINE V pinned(V lanes) {
 #if defined(NATTEN_OPS_AVX512)
@@ -55,7 +57,7 @@ NATTEN_OPS_INLINE V pinned(V lanes) {
   return lanes;
 }
 
-// The lanes of `lanes` where `mask` has all bits set, else zero (not even NaN).
+// Keeps a lane if its mask has all bits set; else the lane becomes zero, even if it was NaN.
 template <typename V, typename M>
 NATTEN_OPS_INLINE V keep(V lanes, M mask) {
   return (V)((M)lanes & mask);

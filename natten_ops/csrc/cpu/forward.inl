@@ -1,8 +1,10 @@
+// Included once per vector width, by baseline.cpp, avx2.cpp and avx512.cpp (see lanes.inl).
+//
 // The forward pass. For the rows of one run, in groups of up to kRows rows of queries:
-//   - the rows of keys and values that the group's windows need and the last group's did not are
+//   - the rows of keys and values that the group's windows need, and the last group's did not, are
 //     transposed into two rings of rows, (ring_rows, channels, pitch);
 //   - for every tile of columns: logits of all window entries, softmax along them, output.
-// Logits are kept in units of log(2): scale and bias come multiplied by log2(e).
+// Logits are in units of log(2): scale and bias are multiplied by log2(e).
 
 template <typename T>
 struct ForwardBuffers {
@@ -16,13 +18,13 @@ struct ForwardBuffers {
   int64_t rows;          // rows of a group, at most kRows
 };
 
-// Cuts one block of memory into arrays; without memory, only measures.
-struct Cutter {
+// Places arrays one after another in a block of memory; without memory, only counts bytes.
+struct ScratchAllocator {
   char* memory;
   int64_t bytes = 0;
 
   template <typename T>
-  T* cut(int64_t count) {
+  T* allocate(int64_t count) {
     const int64_t size = count * static_cast<int64_t>(sizeof(T));
     const int64_t padded = (size + kGapBytes + 63) / 64 * 64;
     T* array = memory ? reinterpret_cast<T*>(memory + bytes) : nullptr;
@@ -35,7 +37,8 @@ struct Cutter {
 };
 
 template <typename T>
-ForwardBuffers<T> forward_buffers(const Problem& problem, const Columns& columns, Cutter& cutter) {
+ForwardBuffers<T> forward_buffers(const Problem& problem, const Columns& columns,
+                                  ScratchAllocator& allocator) {
   constexpr int64_t kLanes = kVectorBytes / sizeof(T);
   const int64_t channels = problem.head_dim;
   const int64_t pitch = columns.pitch();
@@ -44,14 +47,14 @@ ForwardBuffers<T> forward_buffers(const Problem& problem, const Columns& columns
   buffers.rows = window * kLanes > (1 << 17) ? 1 : kRows;  // large windows: fewer rows, less memory
   buffers.pitch = pitch;
   buffers.ring_rows = problem.kernel_size[0] + buffers.rows - 1;
-  buffers.keys = cutter.cut<T>(buffers.ring_rows * channels * pitch);
-  buffers.values = cutter.cut<T>(buffers.ring_rows * channels * pitch);
-  buffers.queries = cutter.cut<T>(buffers.rows * channels * kLanes);
-  buffers.outputs = cutter.cut<T>(buffers.rows * channels * kLanes);
-  buffers.logits = cutter.cut<T>(buffers.rows * window * kLanes);
-  buffers.masks = cutter.cut<Integer<T>>(columns.max_masks() * kLanes);
-  buffers.bias_source = cutter.cut<int32_t>(kLanes);
-  buffers.partners = cutter.cut<Partner>(buffers.ring_rows);
+  buffers.keys = allocator.allocate<T>(buffers.ring_rows * channels * pitch);
+  buffers.values = allocator.allocate<T>(buffers.ring_rows * channels * pitch);
+  buffers.queries = allocator.allocate<T>(buffers.rows * channels * kLanes);
+  buffers.outputs = allocator.allocate<T>(buffers.rows * channels * kLanes);
+  buffers.logits = allocator.allocate<T>(buffers.rows * window * kLanes);
+  buffers.masks = allocator.allocate<Integer<T>>(columns.max_masks() * kLanes);
+  buffers.bias_source = allocator.allocate<int32_t>(kLanes);
+  buffers.partners = allocator.allocate<Partner>(buffers.ring_rows);
   return buffers;
 }
 
@@ -75,8 +78,8 @@ struct RowGroup {
   }
 };
 
-// The group at `position` of rows that end at `end`: at most `most` rows, and groups of about one
-// size.
+// The group that starts at `position`, of rows that end at `end`. Groups have at most `most` rows
+// and about the same size.
 NATTEN_OPS_INLINE RowGroup make_group(const Problem& problem, const Run& run, int64_t position,
                                       int64_t end, int64_t most) {
   const int64_t groups = (end - position + most - 1) / most;
@@ -109,9 +112,9 @@ struct NextRows {
   int64_t key_begin, key_end;
 };
 
-// After a group whose keys are loaded up to `loaded`: the next group of the run, up to the query at
-// `end`, else the first group of the next run (null if there is none), which starts at
-// `next_query`.
+// The rows of the group after `group`, whose keys are loaded up to `loaded`: the next group of the
+// run, up to the query at `end`, else the first group of the next run (null if there is none),
+// which starts at `next_query`.
 NATTEN_OPS_INLINE NextRows next_rows(const Problem& problem, const Run& run, const RowGroup& group,
                                      int64_t loaded, int64_t end, const Run* next,
                                      int64_t next_query, int64_t rows) {
@@ -123,22 +126,23 @@ NATTEN_OPS_INLINE NextRows next_rows(const Problem& problem, const Run& run, con
   return {*next, next_query, next_query + rows, first_key, first_key + k0 + rows - 1};
 }
 
-// A piece is as many channels as a tile has lanes: with head_dim channels come that many pieces,
-// all of a tile's tokens.
+// A piece has as many channels as a tile has lanes. So one piece for each of head_dim channels
+// makes all of a tile's tokens.
 template <typename Element>
-NATTEN_OPS_INLINE Ahead make_ahead(const Problem& problem, const ColumnTile& tile) {
+NATTEN_OPS_INLINE Prefetcher make_prefetcher(const Problem& problem, const ColumnTile& tile) {
   return {tile.lanes * int64_t(sizeof(Element)), (problem.head_dim + tile.lanes - 1) / tile.lanes};
 }
 
-// Adds the tokens of a tile's columns in the run's rows [begin, end) of a tensor.
+// Requests the tokens of a tile's columns in the run's rows [begin, end) of a tensor.
 template <typename Element>
-NATTEN_OPS_INLINE void add_rows(const TensorView& tensor, const Problem& problem, const Run& run,
-                                const ColumnTile& tile, int64_t begin, int64_t end, Ahead& ahead) {
+NATTEN_OPS_INLINE void prefetch_rows(const TensorView& tensor, const Problem& problem,
+                                     const Run& run, const ColumnTile& tile, int64_t begin,
+                                     int64_t end, Prefetcher& prefetcher) {
   if (end > run.count) end = run.count;
   for (int64_t position = begin; position < end; ++position) {
     const int64_t index = position * problem.dilation[0] + run.residue;
-    ahead.add(tensor.at<const Element>(run.batch, index, tile.begin, run.head),
-              tensor.axis_stride[1] * int64_t(sizeof(Element)));
+    prefetcher.add(tensor.at<const Element>(run.batch, index, tile.begin, run.head),
+                   tensor.axis_stride[1] * int64_t(sizeof(Element)));
   }
 }
 
@@ -147,7 +151,7 @@ template <typename T, int kLanes, typename Buffers>
 NATTEN_OPS_INLINE Partners<T> key_partners(const Problem& problem, const Run& run,
                                            const RowGroup& group, const Columns& columns,
                                            const ColumnTile& tile, const Buffers& buffers,
-                                           Ahead& ahead) {
+                                           Prefetcher& prefetcher) {
   const int64_t k0 = problem.kernel_size[0];
   const int64_t column = Columns::kPadding + tile.partner - columns.key_begin;
   int64_t count = 0;
@@ -169,21 +173,14 @@ NATTEN_OPS_INLINE Partners<T> key_partners(const Problem& problem, const Run& ru
           lane < tile.count ? static_cast<int32_t>(tile.low[lane] - tile.lowest) : 0;
     }
   }
-  return {buffers.partners,
-          count,
-          buffers.pitch,
-          problem.dilation[1],
-          problem.head_dim,
-          tile.steps,
-          tile.access,
-          buffers.masks,
-          tile.source,
-          buffers.bias_source,
-          &ahead};
+  return {buffers.partners, count,       buffers.pitch, problem.dilation[1], problem.head_dim,
+          tile.steps,       tile.access, buffers.masks, tile.source,         buffers.bias_source,
+          &prefetcher};
 }
 
-// Replaces the logits of one row of queries, (window, kLanes), by their exponentials relative to
-// the largest; returns 1 / their sum, and the log2 of the sum of the logits' exponentials.
+// Replaces the logits of one row of queries, (window, kLanes), by the exponentials of their
+// differences to the largest. Returns 1 / their sum, and the log2 of the sum of the logits'
+// exponentials.
 template <typename V, typename T>
 __attribute__((noinline)) void softmax_row(const Partners<T>& partners, int64_t window, T* logits,
                                            V& inverse, V& logsumexp) {
@@ -198,7 +195,7 @@ __attribute__((noinline)) void softmax_row(const Partners<T>& partners, int64_t 
       }
     }
   }
-  // Four of each, so that one does not wait for the other.
+  // Four of each, so that operations need not wait for each other.
   V largest[4], sum[4];
   NATTEN_OPS_UNROLL
   for (int n = 0; n < 4; ++n) {
@@ -235,13 +232,13 @@ __attribute__((noinline)) void softmax_row(const Partners<T>& partners, int64_t 
 template <typename V, typename Element, typename T>
 void forward_tile(const ForwardCall& call, const ForwardBuffers<T>& buffers, const Run& run,
                   const RowGroup& group, const Columns& columns, const ColumnTile& tile,
-                  Ahead& ahead) {
+                  Prefetcher& prefetcher) {
   constexpr int kLanes = sizeof(V) / sizeof(T);
   const Problem& problem = call.problem;
   const int64_t row_size = problem.head_dim * kLanes;
   const int64_t window = problem.kernel_size[0] * tile.steps;
   const Partners<T> partners =
-      key_partners<T, kLanes>(problem, run, group, columns, tile, buffers, ahead);
+      key_partners<T, kLanes>(problem, run, group, columns, tile, buffers, prefetcher);
 
   const T factor = static_cast<T>(problem.scale * 1.4426950408889634);
   T* outputs[kRows];
@@ -252,7 +249,7 @@ void forward_tile(const ForwardCall& call, const ForwardBuffers<T>& buffers, con
   }
   dot<V>(partners, buffers.queries, row_size, kLanes, buffers.keys,
          static_cast<const T*>(call.bias), buffers.logits);
-  ahead.finish(tile.count);
+  prefetcher.finish(tile.count);
 
   V inverse[kRows];
   for (int64_t row = 0; row < group.rows; ++row) {
@@ -297,15 +294,18 @@ void forward_run(const ForwardCall& call, const ForwardBuffers<T>& buffers, cons
     const TileList tiles = columns.query_tiles();
     for (int64_t i = 0; i < tiles.count; ++i) {
       const ColumnTile& tile = tiles.tiles[i];
-      Ahead ahead = make_ahead<Element>(problem, tile);
-      add_rows<Element>(call.query, problem, after.run, tile, after.query_begin, after.query_end,
-                        ahead);
-      add_rows<Element>(call.key, problem, after.run, tile, after.key_begin, after.key_end, ahead);
-      add_rows<Element>(call.value, problem, after.run, tile, after.key_begin, after.key_end,
-                        ahead);
-      add_rows<Element>(call.output, problem, run, tile, position, position + group.rows, ahead);
+      Prefetcher prefetcher = make_prefetcher<Element>(problem, tile);
+      prefetch_rows<Element>(call.query, problem, after.run, tile, after.query_begin,
+                             after.query_end, prefetcher);
+      prefetch_rows<Element>(call.key, problem, after.run, tile, after.key_begin, after.key_end,
+                             prefetcher);
+      prefetch_rows<Element>(call.value, problem, after.run, tile, after.key_begin, after.key_end,
+                             prefetcher);
+      prefetch_rows<Element>(call.output, problem, run, tile, position, position + group.rows,
+                             prefetcher);
       with_vector<T>(tile.lanes, [&](auto vector) {
-        forward_tile<decltype(vector), Element>(call, buffers, run, group, columns, tile, ahead);
+        forward_tile<decltype(vector), Element>(call, buffers, run, group, columns, tile,
+                                                prefetcher);
       });
     }
     position += group.rows;
@@ -314,9 +314,9 @@ void forward_run(const ForwardCall& call, const ForwardBuffers<T>& buffers, cons
 
 template <typename T>
 int64_t forward_scratch_of(const ForwardCall& call, const Columns& columns) {
-  Cutter cutter{nullptr};
-  forward_buffers<T>(call.problem, columns, cutter);
-  return cutter.bytes;
+  ScratchAllocator allocator{nullptr};
+  forward_buffers<T>(call.problem, columns, allocator);
+  return allocator.bytes;
 }
 
 int64_t forward_scratch(const ForwardCall& call, const Columns& columns) {
@@ -327,8 +327,9 @@ int64_t forward_scratch(const ForwardCall& call, const Columns& columns) {
 template <typename Element, typename T>
 void forward_in(const ForwardCall& call, const Run& run, const Run* next, const Columns& columns,
                 void* scratch) {
-  Cutter cutter{static_cast<char*>(scratch)};
-  forward_run<Element>(call, forward_buffers<T>(call.problem, columns, cutter), run, next, columns);
+  ScratchAllocator allocator{static_cast<char*>(scratch)};
+  forward_run<Element>(call, forward_buffers<T>(call.problem, columns, allocator), run, next,
+                       columns);
 }
 
 void forward(const ForwardCall& call, const Run& run, const Run* next, const Columns& columns,

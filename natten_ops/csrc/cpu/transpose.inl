@@ -1,3 +1,5 @@
+// Included once per vector width, by baseline.cpp, avx2.cpp and avx512.cpp (see lanes.inl).
+//
 // Between heads-last tensors, where the channels of a token are adjacent, and the kernels' buffers,
 // where a channel's columns are adjacent; converts to and from the compute type on the way.
 //
@@ -31,7 +33,8 @@ NATTEN_OPS_INLINE float widen(BFloat16 number) {
 NATTEN_OPS_INLINE float widen(Float16 number) {
   const uint32_t sign = static_cast<uint32_t>(number.bits & 0x8000) << 16;
   const uint32_t magnitude = static_cast<uint32_t>(number.bits & 0x7fff) << 13;
-  // Read as a float the exponent lacks 112; a multiplication mends it, subnormals included.
+  // Read as a float, the exponent is 112 too small; a multiplication corrects it, also for
+  // subnormals.
   float value = bits_to_float(magnitude) * 0x1p112f;
   if (magnitude >= 0x7c00u << 13) value = bits_to_float(magnitude | 0x7f800000);
   return bits_to_float(float_to_bits(value) | sign);
@@ -61,7 +64,7 @@ NATTEN_OPS_INLINE void narrow(float number, Float16& to) {
   to.bits = static_cast<uint16_t>(half | (bits >> 16 & 0x8000));
 }
 
-// Words of 32 bits are what is transposed: a float, or two neighbouring half precision channels.
+// Words of 32 bits are transposed: a float, or two neighbouring channels in half precision.
 template <int kLanes>
 using Words = Lanes<uint32_t, kLanes>;
 
@@ -89,7 +92,7 @@ NATTEN_OPS_INLINE void transpose_groups(Words<kLanes> (&x)[4]) {
   x[3] = interleave<2>(high02, high13, all);
 }
 
-// Puts a token's four words into a group of four lanes, or takes them out.
+// Write a token's four words into a group of four lanes, or read them from it.
 template <int kGroup, int kLanes>
 NATTEN_OPS_INLINE Words<kLanes> put_group(Words<kLanes> x, Words<4> words) {
 #ifdef NATTEN_OPS_AVX512
@@ -113,7 +116,7 @@ NATTEN_OPS_INLINE Words<4> get_group(Words<kLanes> x) {
   return __builtin_shufflevector(x, x, 4 * kGroup, 4 * kGroup + 1, 4 * kGroup + 2, 4 * kGroup + 3);
 }
 
-// Keeps the compiler from computing all tokens' addresses ahead, for which there are no registers.
+// Keeps the compiler from computing all tokens' addresses in advance: there are too few registers.
 template <typename Pointer>
 NATTEN_OPS_INLINE Pointer opaque(Pointer pointer) {
   __asm__("" : "+r"(pointer));
@@ -169,8 +172,8 @@ NATTEN_OPS_INLINE void store_words(Words<kLanes> (&x)[4], Element* to, int64_t t
   store_group<0, kLanes>(x, to, token_stride, tokens);
 }
 
-// The channels in a vector of words, as floats: one for float32, the lower and upper half for
-// others.
+// The channels in a vector of words, as floats: one channel for float32, two for half precision, in
+// the lower and the upper half.
 template <int kLanes, typename Element>
 NATTEN_OPS_INLINE void unpack(Words<kLanes> words, Lanes<float, kLanes> (&channels)[2]) {
   using V = Lanes<float, kLanes>;
@@ -227,11 +230,11 @@ NATTEN_OPS_INLINE Words<kLanes> pack(const Lanes<float, kLanes> (&channels)[2]) 
   }
 }
 
-// Channels to a word.
+// Channels in a word.
 template <typename Element>
 constexpr int kPacked = 4 / sizeof(Element);
 
-// Loads kLanes tokens, as many channels as make whole groups of four words; returns their number.
+// Loads kLanes tokens, as many channels as fill whole groups of four words; returns their number.
 template <int kLanes, typename Element>
 NATTEN_OPS_INLINE int64_t load_groups(const Element* from, int64_t token_stride, int64_t channels,
                                       float factor, float* to, int64_t pitch) {
@@ -282,7 +285,7 @@ __attribute__((noinline)) void load_tokens(const Element* from, int64_t token_st
   one_by_one(token, tokens, 0);
 }
 
-// Stores `tokens` (at most kLanes) tokens of `channels` channels, times factors, one per token.
+// Stores `tokens` (at most kLanes) tokens of `channels` channels, times `factors`, one per token.
 template <int kLanes, typename Element, typename T>
 __attribute__((noinline)) void store_tokens(const T* from, int64_t pitch, Lanes<T, kLanes> factors,
                                             int64_t tokens, int64_t channels, Element* to,

@@ -1,18 +1,20 @@
-// The backward pass. A run owns rows (of queries and of keys), a block owns columns; gradients are
-// computed of those, and weights also of the other queries that attend to them. For the rows of
-// queries that attend to the run's keys, in groups of up to kRows:
+// Included once per vector width, by baseline.cpp, avx2.cpp and avx512.cpp (see lanes.inl).
+//
+// The backward pass. A run owns rows (of queries and of keys), a block owns columns. Their
+// gradients are computed here, and for that also the weights of other queries that attend to their
+// keys. For the rows of queries that attend to the run's keys, in groups of up to kRows:
 //   - keys and values are transposed into rings of rows as in the forward, the group's queries and
 //     output gradients into rows, (rows, channels, pitch);
-//   - for every tile of columns: logits again, weights P = exp(logit - logsumexp), their gradients
-//     dP, inner products of output gradient and value, and those of the logits, D = P * (dP - sum
-//     of P dP), which give the gradients of queries and bias. P and D also go into planes, (rows,
-//     kernel_size[0], 2 kernel_size[1] - 1, pitch): one for every row of queries, row of its window
-//     and column offset, at the column of the *key*;
+//   - for every tile of columns, as queries: the logits again, weights P = exp(logit - logsumexp),
+//     their gradients dP (inner products of output gradient and value), and the logits' gradients
+//     D = P * (dP - sum of P dP), which give the gradients of queries and bias. P and D are also
+//     written into planes, (rows, kernel_size[0], 2 kernel_size[1] - 1, pitch): one for every row
+//     of queries, row of its window and column offset, at the column of the *key*;
 //   - for every tile of the block's columns, as keys, once all queries that attend to it are done:
-//     P and D, which now lie as a key's lanes need them, times grad_output and query are added to
-//     rings of grad_value and grad_key. Rows of keys that no later query attends to are then
+//     P and D, which are now in the order of the keys' lanes, times grad_output and query are added
+//     to rings of grad_value and grad_key. Rows of keys that no later query attends to are then
 //     complete.
-// Nothing is added by two threads, and into each element in the order of the queries.
+// No two threads add to the same element, and each element gets its terms in the order of queries.
 
 template <typename T>
 struct BackwardBuffers {
@@ -31,7 +33,7 @@ struct BackwardBuffers {
 
 template <typename T>
 BackwardBuffers<T> backward_buffers(const Problem& problem, const Columns& columns,
-                                    Cutter& cutter) {
+                                    ScratchAllocator& allocator) {
   constexpr int64_t kLanes = kVectorBytes / sizeof(T);
   const auto [k0, k1] = problem.kernel_size;
   const int64_t channels = problem.head_dim;
@@ -43,25 +45,25 @@ BackwardBuffers<T> backward_buffers(const Problem& problem, const Columns& colum
   buffers.rows = planes * buffers.pitch > (1 << 19) ? 1 : kRows;
   buffers.ring_rows = k0 + buffers.rows - 1;
   const int64_t row_size = channels * buffers.pitch;
-  buffers.keys = cutter.cut<T>(buffers.ring_rows * row_size);
-  buffers.values = cutter.cut<T>(buffers.ring_rows * row_size);
-  buffers.grad_keys = cutter.cut<T>(buffers.ring_rows * row_size);
-  buffers.grad_values = cutter.cut<T>(buffers.ring_rows * row_size);
-  buffers.queries = cutter.cut<T>(buffers.rows * row_size);
-  buffers.grad_outputs = cutter.cut<T>(buffers.rows * row_size);
-  buffers.weights = cutter.cut<T>(buffers.rows * planes * buffers.pitch);
-  buffers.grad_logits = cutter.cut<T>(buffers.rows * planes * buffers.pitch);
-  buffers.tile_weights = cutter.cut<T>(buffers.rows * window * kLanes);
-  buffers.tile_grads = cutter.cut<T>(buffers.rows * window * kLanes);
-  buffers.grad_queries = cutter.cut<T>(buffers.rows * channels * kLanes);
-  buffers.grad_bias = cutter.cut<T>(problem.bias_size() * kLanes);
-  buffers.masks = cutter.cut<Integer<T>>(columns.max_masks() * kLanes);
-  buffers.bias_source = cutter.cut<int32_t>(kLanes);
-  buffers.partners = cutter.cut<Partner>(buffers.ring_rows);
+  buffers.keys = allocator.allocate<T>(buffers.ring_rows * row_size);
+  buffers.values = allocator.allocate<T>(buffers.ring_rows * row_size);
+  buffers.grad_keys = allocator.allocate<T>(buffers.ring_rows * row_size);
+  buffers.grad_values = allocator.allocate<T>(buffers.ring_rows * row_size);
+  buffers.queries = allocator.allocate<T>(buffers.rows * row_size);
+  buffers.grad_outputs = allocator.allocate<T>(buffers.rows * row_size);
+  buffers.weights = allocator.allocate<T>(buffers.rows * planes * buffers.pitch);
+  buffers.grad_logits = allocator.allocate<T>(buffers.rows * planes * buffers.pitch);
+  buffers.tile_weights = allocator.allocate<T>(buffers.rows * window * kLanes);
+  buffers.tile_grads = allocator.allocate<T>(buffers.rows * window * kLanes);
+  buffers.grad_queries = allocator.allocate<T>(buffers.rows * channels * kLanes);
+  buffers.grad_bias = allocator.allocate<T>(problem.bias_size() * kLanes);
+  buffers.masks = allocator.allocate<Integer<T>>(columns.max_masks() * kLanes);
+  buffers.bias_source = allocator.allocate<int32_t>(kLanes);
+  buffers.partners = allocator.allocate<Partner>(buffers.ring_rows);
   return buffers;
 }
 
-// Where a plane's row of columns starts.
+// The first column of a plane.
 template <typename T>
 int64_t plane_offset(const Problem& problem, const BackwardBuffers<T>& buffers, int64_t row,
                      int64_t entry, int64_t offset) {
@@ -69,8 +71,8 @@ int64_t plane_offset(const Problem& problem, const BackwardBuffers<T>& buffers, 
   return ((row * k0 + entry) * (2 * k1 - 1) + offset + k1 - 1) * buffers.pitch;
 }
 
-// Writes the lanes of a tile's vector at step t into its plane: a lane's key is where its offset
-// is.
+// Writes the lanes of a tile's vector at step t into planes: the plane of a lane's offset, at the
+// column of its key.
 template <typename V, typename T>
 NATTEN_OPS_INLINE void store_in_planes(const ColumnTile& tile, const Integer<T>* masks, int64_t t,
                                        V lanes, T* planes, int64_t plane_step) {
@@ -101,8 +103,7 @@ __attribute__((noinline)) void weigh_row(const BackwardBuffers<T>& buffers, cons
   const bool masked = tile.access == Access::kMasked;
   T* weights = buffers.tile_weights + row * k0 * steps * kLanes;
   T* grads = buffers.tile_grads + row * k0 * steps * kLanes;
-  // From the plane of an offset to the next one's, and with it to the key that many columns
-  // further.
+  // From the plane of an offset to that of the next offset, and there to the next key's column.
   const int64_t plane_step = buffers.pitch + problem.dilation[1];
   V delta{};
   for (int64_t entry = 0; entry < k0; ++entry) {
@@ -165,19 +166,19 @@ void add_grad_bias(const BackwardBuffers<T>& buffers, const Problem& problem, co
 template <typename V, typename Element, typename T>
 void backward_query_tile(const BackwardCall& call, const BackwardBuffers<T>& buffers,
                          const Run& run, const RowGroup& group, const Columns& columns,
-                         const ColumnTile& tile, Ahead& ahead) {
+                         const ColumnTile& tile, Prefetcher& prefetcher) {
   constexpr int kLanes = sizeof(V) / sizeof(T);
   const Problem& problem = call.problem;
   const int64_t pitch = buffers.pitch;
   const int64_t own = Columns::kPadding + tile.begin - columns.key_begin;
   const Partners<T> partners =
-      key_partners<T, kLanes>(problem, run, group, columns, tile, buffers, ahead);
+      key_partners<T, kLanes>(problem, run, group, columns, tile, buffers, prefetcher);
   if (is_permuted(tile.access)) make_masks<kLanes, T>(tile, buffers.masks);
   dot<V, T>(partners, buffers.queries + own, problem.head_dim * pitch, pitch, buffers.keys,
             static_cast<const T*>(call.bias), buffers.tile_weights);
   dot<V, T>(partners, buffers.grad_outputs + own, problem.head_dim * pitch, pitch, buffers.values,
             nullptr, buffers.tile_grads);
-  ahead.finish(tile.count);
+  prefetcher.finish(tile.count);
 
   for (int64_t row = 0; row < group.rows; ++row) {
     const int64_t index = (group.position + row) * problem.dilation[0] + run.residue;
@@ -210,7 +211,7 @@ void backward_query_tile(const BackwardCall& call, const BackwardBuffers<T>& buf
   }
 }
 
-// The keys of a tile: what the group's queries add to grad_key and grad_value.
+// The keys of a tile: adds the contribution of the group's queries to grad_key and grad_value.
 template <typename V, typename T>
 void backward_key_tile(const BackwardCall& call, const BackwardBuffers<T>& buffers, const Run& run,
                        const RowGroup& group, const Columns& columns, const ColumnTile& tile) {
@@ -244,7 +245,7 @@ void backward_key_tile(const BackwardCall& call, const BackwardBuffers<T>& buffe
       partner.first = first - key;
       partner.rows = last - first;
       for (int64_t i = 0; i < partner.rows; ++i) {
-        // A query that lies tile.lowest after a key has the key at offset -tile.lowest.
+        // If a query is tile.lowest after a key, the key is at the query's offset -tile.lowest.
         partner.weights[i] =
             plane_offset(problem, buffers, row, first + i - group.start[row], -tile.lowest) + own;
       }
@@ -259,7 +260,7 @@ void backward_key_tile(const BackwardCall& call, const BackwardBuffers<T>& buffe
   }
 }
 
-// Writes a complete row of grad_key or grad_value out and clears it for another row.
+// Stores a complete row of grad_key or grad_value, and clears it for another row.
 template <typename Element, typename T>
 void store_key_row(const TensorView& tensor, const Problem& problem, const Run& run,
                    const Columns& columns, int64_t position, T factor, T* row, int64_t pitch) {
@@ -276,7 +277,7 @@ void store_key_row(const TensorView& tensor, const Problem& problem, const Run& 
   __builtin_memset(row, 0, problem.head_dim * pitch * sizeof(T));
 }
 
-// Sums the lanes of a slab's gradient of the bias, writes it out and clears it.
+// Sums the lanes of a slab's gradient of the bias, stores the sums and clears the lanes.
 template <typename T>
 void store_grad_bias(const BackwardCall& call, const BackwardBuffers<T>& buffers, int64_t slab) {
   constexpr int kLanes = kVectorBytes / sizeof(T);
@@ -337,28 +338,30 @@ void backward_run(const BackwardCall& call, const BackwardBuffers<T>& buffers, c
       }
       const NextRows after = next_rows(problem, run, group, loaded, last_query + 1, next,
                                        next ? first_query_of(*next, k0) : 0, buffers.rows);
-      // A tile of keys follows as soon as all queries that attend to it are there, while their
-      // weights are in the cache.
+      // A tile of keys follows as soon as all queries that attend to it are done, while their
+      // weights are still in the cache.
       const TileList tiles = columns.query_tiles(), key_tiles = columns.key_tiles();
       int64_t key_tile = 0;
       for (int64_t i = 0; i < tiles.count; ++i) {
         const ColumnTile& tile = tiles.tiles[i];
-        Ahead ahead = make_ahead<Element>(problem, tile);
-        add_rows<Element>(call.query, problem, after.run, tile, after.query_begin, after.query_end,
-                          ahead);
-        add_rows<Element>(call.grad_output, problem, after.run, tile, after.query_begin,
-                          after.query_end, ahead);
-        add_rows<Element>(call.key, problem, after.run, tile, after.key_begin, after.key_end,
-                          ahead);
-        add_rows<Element>(call.value, problem, after.run, tile, after.key_begin, after.key_end,
-                          ahead);
-        add_rows<Element>(call.grad_query, problem, run, tile, position, position + group.rows,
-                          ahead);
-        add_rows<Element>(call.grad_key, problem, run, tile, stored, stored + group.rows, ahead);
-        add_rows<Element>(call.grad_value, problem, run, tile, stored, stored + group.rows, ahead);
+        Prefetcher prefetcher = make_prefetcher<Element>(problem, tile);
+        prefetch_rows<Element>(call.query, problem, after.run, tile, after.query_begin,
+                               after.query_end, prefetcher);
+        prefetch_rows<Element>(call.grad_output, problem, after.run, tile, after.query_begin,
+                               after.query_end, prefetcher);
+        prefetch_rows<Element>(call.key, problem, after.run, tile, after.key_begin, after.key_end,
+                               prefetcher);
+        prefetch_rows<Element>(call.value, problem, after.run, tile, after.key_begin, after.key_end,
+                               prefetcher);
+        prefetch_rows<Element>(call.grad_query, problem, run, tile, position, position + group.rows,
+                               prefetcher);
+        prefetch_rows<Element>(call.grad_key, problem, run, tile, stored, stored + group.rows,
+                               prefetcher);
+        prefetch_rows<Element>(call.grad_value, problem, run, tile, stored, stored + group.rows,
+                               prefetcher);
         with_vector<T>(tile.lanes, [&](auto vector) {
           backward_query_tile<decltype(vector), Element>(call, buffers, run, group, columns, tile,
-                                                         ahead);
+                                                         prefetcher);
         });
         const bool is_last = i + 1 == tiles.count;
         for (; key_tile < key_tiles.count; ++key_tile) {
@@ -395,9 +398,9 @@ void backward_run(const BackwardCall& call, const BackwardBuffers<T>& buffers, c
 
 template <typename T>
 int64_t backward_scratch_of(const BackwardCall& call, const Columns& columns) {
-  Cutter cutter{nullptr};
-  backward_buffers<T>(call.problem, columns, cutter);
-  return cutter.bytes;
+  ScratchAllocator allocator{nullptr};
+  backward_buffers<T>(call.problem, columns, allocator);
+  return allocator.bytes;
 }
 
 int64_t backward_scratch(const BackwardCall& call, const Columns& columns) {
@@ -408,8 +411,8 @@ int64_t backward_scratch(const BackwardCall& call, const Columns& columns) {
 template <typename Element, typename T>
 void backward_in(const BackwardCall& call, const Run& run, const Run* next, const Columns& columns,
                  void* scratch) {
-  Cutter cutter{static_cast<char*>(scratch)};
-  backward_run<Element>(call, backward_buffers<T>(call.problem, columns, cutter), run, next,
+  ScratchAllocator allocator{static_cast<char*>(scratch)};
+  backward_run<Element>(call, backward_buffers<T>(call.problem, columns, allocator), run, next,
                         columns);
 }
 

@@ -1,27 +1,29 @@
-// The two loops that all the multiply-adds are in. Both share every vector they load of a row of
-// partners (keys or values for queries, queries or output gradients for keys) among several rows;
-// a partner's vector is at an unaligned address, and loading it is what would bound the loop.
+// Included once per vector width, by baseline.cpp, avx2.cpp and avx512.cpp (see lanes.inl).
 //
-// A row of partners is (channels, pitch); the vectors of a tile's partners at step t are found
-// t * step columns after those at step 0. The instruction set says how many rows, steps and
-// channels fit its registers together: kRows * kSteps + kRows + 1 and kRows * kChannels + kRows + 1
-// vectors, and two more where vectors are permuted.
+// The two loops with all the multiply-adds. They load vectors of partners: keys or values for
+// queries, queries or output gradients for keys. Each vector is used for several rows, because its
+// address is unaligned, and loading it would otherwise limit the speed.
+//
+// A row of partners is (channels, pitch); the vectors of a tile's partners at step t are t * step
+// columns after those at step 0. Each instruction set chooses kRows, kSteps and kChannels so that
+// kRows * kSteps + kRows + 1 and kRows * kChannels + kRows + 1 vectors fit its registers, and two
+// more if vectors are permuted.
 
-// One row of partners, and which of up to kRows rows of a tile it concerns: `rows` from `first` on.
-// Places are relative to the arrays given beside it.
+// One row of partners, and the rows of a tile, at most kRows, that it belongs to: `rows` from
+// `first` on. Places are relative to the arrays passed with it.
 struct Partner {
   int64_t lanes;  // channel 0 of the first vector of partners
   int64_t first, rows;
-  int64_t weights[kRows];  // of each concerned row: its weights for (or products with) the partners
-  int64_t bias[kRows];     // of each concerned row: its bias for them
+  int64_t weights[kRows];  // of each such row: its weights for (or products with) the partners
+  int64_t bias[kRows];     // of each such row: its bias for them
 };
 
-// Tokens that will be needed soon. They lie too far apart for the processor to see by itself what
-// comes next, and asked for all at once it forgets most of them: products ask for a piece with
-// every channel, which over head_dim channels are the tokens of a tile in one row of a tensor.
-class Ahead {
+// Prefetches tokens that will be needed soon. They are too far apart for the processor to predict,
+// and if all were requested at once, it would drop most requests. So a product requests one piece
+// with every channel; over head_dim channels these are the tokens of a tile in one row of a tensor.
+class Prefetcher {
  public:
-  Ahead(int64_t piece_bytes, int64_t pieces) : piece_bytes(piece_bytes), pieces(pieces) {}
+  Prefetcher(int64_t piece_bytes, int64_t pieces) : piece_bytes(piece_bytes), pieces(pieces) {}
 
   // A token is `pieces` pieces of so many bytes.
   const int64_t piece_bytes, pieces;
@@ -37,13 +39,13 @@ class Ahead {
     }
   }
 
-  // The next row to ask for; when there is none, one token again and again.
+  // The next row to request; if there is none, the same token again and again.
   Row take(const void* token) {
     if (next_ < count_) return rows_[next_++];
     return {static_cast<const char*>(token), -pieces * piece_bytes};
   }
 
-  // Asks for what no product has taken.
+  // Requests the rows that no product has taken.
   void finish(int64_t tokens) {
     for (; next_ < count_; ++next_) {
       const char* piece = rows_[next_].token;
@@ -54,7 +56,7 @@ class Ahead {
   }
 
  private:
-  static constexpr int64_t kMost = 64;  // more than most tiles have; the rest is not asked for
+  static constexpr int64_t kMost = 64;  // more rows than most tiles have; the rest is not requested
   Row rows_[kMost];
   int64_t next_ = 0, count_ = 0;
 };
@@ -66,9 +68,9 @@ struct Partners {
   int64_t pitch, step, channels, steps;
   Access access;
   const Integer<T>* masks;     // of make_masks
-  const int32_t* source;       // permuted: where a lane's partner is in the vectors
-  const int32_t* bias_source;  // permuted: where a lane's bias is in the vector of biases
-  Ahead* ahead;                // of dot only
+  const int32_t* source;       // permuted: the place of a lane's partner in the vectors
+  const int32_t* bias_source;  // permuted: the place of a lane's bias in the vector of biases
+  Prefetcher* prefetcher;      // of dot only
 };
 
 // The vector of a tile's partners that starts at `from`. Masked lanes are read like others.
@@ -83,7 +85,7 @@ NATTEN_OPS_INLINE V load_partners(const T* from, S source) {
   }
 }
 
-// Calls f with a vector of so many lanes.
+// Calls f with a vector of that many lanes.
 template <typename T, typename F>
 NATTEN_OPS_INLINE void with_vector(int64_t lanes, F f) {
   if (lanes == kVectorBytes / int64_t(sizeof(T))) {
@@ -97,7 +99,7 @@ constexpr bool is_permuted(Access access) {
   return access == Access::kPermuted || access == Access::kPermuted2;
 }
 
-// Calls f with the access as a constant; only what the instruction set has.
+// Calls f with the access as a constant, for the accesses that the instruction set has.
 template <typename T, typename F>
 NATTEN_OPS_INLINE void with_access(Access access, F f) {
   if constexpr (kPermutes && __is_same(T, float)) {
@@ -141,15 +143,16 @@ NATTEN_OPS_INLINE void dot_block(const Partner& partner, const Partners<T>& part
   }
   other += partner.lanes + first * partners.step;
   own += partner.first * own_row;
-  const Ahead::Row ahead = partners.ahead->take(own);
-  const char* piece = ahead.token;
-  const int64_t piece_bytes = partners.ahead->piece_bytes, pieces = partners.ahead->pieces;
+  const Prefetcher::Row prefetched = partners.prefetcher->take(own);
+  const char* piece = prefetched.token;
+  const int64_t piece_bytes = partners.prefetcher->piece_bytes,
+                pieces = partners.prefetcher->pieces;
   int64_t left = pieces;  // of the token
   for (int64_t channel = 0; channel < partners.channels; ++channel) {
     __builtin_prefetch(piece, 0, 2);
     piece += piece_bytes;
     if (--left == 0) {
-      piece += ahead.jump;
+      piece += prefetched.jump;
       left = pieces;
     }
     V own_lanes[kRowCount];
@@ -199,7 +202,7 @@ NATTEN_OPS_INLINE void dot_rows(const Partner& partner, const Partners<T>& partn
   }
 }
 
-// The products of a tile's rows, `own` (rows, channels, ...), with all of their partners; bias may
+// The products of a tile's rows, `own` (rows, channels, ...), with all of their partners. bias may
 // be null.
 template <typename V, Access kAccess, typename T>
 __attribute__((noinline)) void dot_all(const Partners<T>& partners, const T* own, int64_t own_row,
@@ -338,9 +341,8 @@ NATTEN_OPS_INLINE void add(const Partners<T>& partners, int64_t rows, const T* w
   });
 }
 
-// The masks of a masked tile, (steps, kLanes): all bits set where a lane's range holds the step's
-// offset; of a permuted one, (highest - lowest + 1, kLanes): where a lane's offsets start at that
-// low.
+// The masks of a masked tile, (steps, kLanes): all bits are set if a lane's range holds the step's
+// offset. Of a permuted tile, (highest - lowest + 1, kLanes): if the lane's low is lowest + index.
 template <int kLanes, typename T>
 void make_masks(const ColumnTile& tile, Integer<T>* masks) {
   const bool permuted = is_permuted(tile.access);

@@ -2,13 +2,14 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from mmengine import registry as registries
 from mmengine.config import Config
 from mmengine.registry import Registry
 
+from mmnat.config_tree import walk
 from mmnat.errors import UserError
 
 T = TypeVar('T')
@@ -34,7 +35,8 @@ def build_registered(build: Callable[[], T], cfg: Any, field: str) -> T:
         if match is None:
             raise
         name = match['name'].strip('\'"')
-        place = next(_find_type(cfg, name, field), field)
+        places = (f'{path}.type' for path, part in walk(cfg, field) if part.get('type') == name)
+        place = next(places, field)
         raise _unregistered(place, name, _registry_named(match['kind'])) from error
 
 
@@ -124,14 +126,3 @@ def _names(registry: Registry | None) -> list[str]:
 def _registry_named(kind: str) -> Registry | None:
     candidates = (value for value in vars(registries).values() if isinstance(value, Registry))
     return next((value for value in candidates if value.name == kind), None)
-
-
-def _find_type(cfg: Any, name: str, field: str) -> Iterator[str]:
-    if isinstance(cfg, dict):
-        if cfg.get('type') == name:
-            yield f'{field}.type'
-        for key, value in cfg.items():
-            yield from _find_type(value, name, f'{field}.{key}')
-    elif isinstance(cfg, (list, tuple)):
-        for index, value in enumerate(cfg):
-            yield from _find_type(value, name, f'{field}[{index}]')

@@ -1,1 +1,1 @@
-"""Swaps measured: every shipped config swapped and run, and models trained with and without the swap."""
+"""What becomes of swaps: a framework's configs swapped and run, and models trained before and after."""

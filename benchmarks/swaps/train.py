@@ -2,7 +2,7 @@
 
 Both models of a pair get the same images, optimiser and iterations; they differ only in what `mmnat swap`
 changes. Interrupted and started again, this script goes on with the trainings that are not done. It
-generates the data in data/demo; the README says where data/fruits_nuts comes from.
+generates the data in data/demo; for data/fruits_nuts see the README.
 """
 
 import argparse

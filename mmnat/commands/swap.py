@@ -70,7 +70,7 @@ def swapped(args: argparse.Namespace) -> tuple[Config, Config, Framework, Report
     Returns:
         The config before and after, its framework, and what changed.
     """
-    with redirect_stdout(StringIO()):  # of the frameworks
+    with redirect_stdout(StringIO()):  # frameworks print remarks
         cfg = read_config(args.config)
         loaded = load_framework(framework(cfg))
     pretrained = None if args.pretrained == 'none' else args.pretrained
@@ -90,7 +90,7 @@ def check(cfg: Config, new: Config, loaded: Framework) -> Run:
     if run.faults:
         print('the swapped model does not run with the installed packages, whatever its backbone:')
         print('\n'.join(f'  {fault}' for fault in run.faults))
-        print('the check mended this in memory and went on; training and testing fail until it is fixed')
+        print('the check mended this in memory and went on; your own training or test will stop there')
     print('a loss step and a prediction ran on random data')
     for note in run.notes:
         print(f'  note: {note}')

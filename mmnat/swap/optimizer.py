@@ -13,7 +13,7 @@ MODES = ('keep', 'nat')
 #: Parameters without weight decay, in the published recipes.
 _NO_DECAY = ('norm', 'rpb')
 _NO_DECAY_REASON = 'no weight decay, as published'
-#: Keys from the configs of other backbones, where they may name nothing either if a part was switched off.
+#: Keys from the configs of other backbones. Some configs keep a key although it names nothing any more.
 _OF_OTHERS = ('absolute_pos_embed', 'relative_position_bias_table', 'pos_block')
 _ADAMW_DECAY = 0.01
 _OPTIMIZER = 'optim_wrapper.optimizer'

@@ -1,23 +1,75 @@
 """Swaps the backbone of any mmseg config for one of ours."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from mmengine.config import Config
 from mmseg.registry import MODELS
 
-from mmnat.swap import Framework, Report, calls_for
+from mmnat.swap import ConfigEditor, Framework, swap_and_log, swapped_fields
 
 
-def _prepare(model: dict[str, Any], where: str, report: Report) -> None:
-    heads = model.get('decode_head')
+def swap_backbone(
+    cfg: Config,
+    backbone: str | Mapping[str, Any],
+    pretrained: str | None = 'published',
+    optimizer: str = 'keep',
+) -> Config:
+    """Swap the backbone of an mmseg config for one of ours, and log what changed and why.
+
+    Args:
+        cfg: The config, which is not changed.
+        backbone: A variant such as 'nat_tiny', or the backbone's config, ``dict(type='DiNAT', ...)``.
+        pretrained: 'published' for the variant's ImageNet weights, a file or URL, or None to train from
+            scratch. Default: 'published'.
+        optimizer: 'keep' for the config's own optimiser, 'nat' for the published AdamW. Default: 'keep'.
+
+    Returns:
+        The new config.
+
+    Raises:
+        SwapRefused: If the result would make no sense; the message says why.
+    """
+    return swap_and_log(cfg, MMSEG, backbone, pretrained, optimizer)
+
+
+def swapped(
+    base: Mapping[str, Any],
+    backbone: str | Mapping[str, Any],
+    pretrained: str | None = 'published',
+    optimizer: str = 'keep',
+) -> dict[str, Any]:
+    """Swap the backbone inside a config that inherits an mmseg config.
+
+    In the config: ``globals().update(swapped(_base_, 'nat_tiny'))``.
+
+    Args:
+        base: The inherited config, mmengine's ``_base_``.
+        backbone: A variant such as 'nat_tiny', or the backbone's config, ``dict(type='DiNAT', ...)``.
+        pretrained: 'published' for the variant's ImageNet weights, a file or URL, or None to train from
+            scratch. Default: 'published'.
+        optimizer: 'keep' for the config's own optimiser, 'nat' for the published AdamW. Default: 'keep'.
+
+    Returns:
+        The top-level fields that the swap changed, which replace the inherited ones.
+
+    Raises:
+        SwapRefused: If the result would make no sense; the message says why.
+    """
+    return swapped_fields(base, MMSEG, backbone, pretrained, optimizer)
+
+
+def _prepare(editor: ConfigEditor, path: str) -> None:
+    """Let both heads of OCRNet read one map, which dilated networks do not need."""
+    heads = editor.get(f'{path}.decode_head')
     if not isinstance(heads, (list, tuple)) or not str(heads[-1].get('type')).endswith('OCRHead'):
         return
     first, last = heads[0], heads[-1]
     if isinstance(first.get('in_index'), int) and first['in_index'] != last.get('in_index'):
-        # Dilated networks give both at one stride, ours do not.
+        # Dilated networks give the maps of both heads at one stride, our backbones do not.
         why = 'OCRHead weighs its map by what the first head predicts, on a map of the same size'
         for key in ('in_index', 'in_channels'):
-            report.add(f'{where}.decode_head[0].{key}', first[key], last[key], why)
-            first[key] = last[key]
+            editor.set(f'{path}.decode_head[0].{key}', last[key], why)
 
 
 MMSEG = Framework(
@@ -27,7 +79,7 @@ MMSEG = Framework(
     task='segmentation',
     optimizer=dict(lr=6e-5, weight_decay=0.01),
     heads=('decode_head', 'auxiliary_head'),
-    deepest=True,
+    single_map_uses_coarsest=True,
     decoders=frozenset(
         ('UNet', 'BiSeNetV1', 'BiSeNetV2', 'CGNet', 'ERFNet', 'FastSCNN', 'STDCContextPathNet')
     ),
@@ -41,5 +93,3 @@ MMSEG = Framework(
     },
     prepare=_prepare,
 )
-
-swap_backbone, swapped = calls_for(MMSEG)

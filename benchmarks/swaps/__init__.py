@@ -1,1 +1,1 @@
-"""Models trained from scratch with a ResNet and with one of our backbones in its place."""
+"""What becomes of swaps: a framework's configs swapped and run, and models trained before and after."""

@@ -1,4 +1,4 @@
-"""What is trained: configs of mmdet and mmseg, each on small data of a recipe of ours."""
+"""What is trained: configs of mmdet and mmseg, each on the small data of one of this project's configs."""
 
 from dataclasses import dataclass
 
@@ -19,11 +19,11 @@ class Pair:
     """A model that is trained twice.
 
     Attributes:
-        name: of the pair.
-        config: its config, on a ResNet, as ``mmnat swap`` takes it.
-        recipe: a config of this project with the data it is trained on.
-        iterations: how long.
-        batch_size: images an iteration.
+        name: The name of the pair.
+        config: Its config, with a ResNet, as ``mmnat swap`` accepts it.
+        recipe: A config of this project with the data that both models are trained on.
+        iterations: The length of the training.
+        batch_size: Images per iteration.
     """
 
     name: str

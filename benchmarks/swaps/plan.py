@@ -1,4 +1,4 @@
-"""The walk over a framework's configs: what is to be examined, what is known already."""
+"""The walk over a framework's configs: which ones to examine, and which outcomes are known."""
 
 import hashlib
 import json
@@ -13,11 +13,12 @@ import mmnat
 from mmnat.config_files import framework_configs, framework_folder
 from natten_ops.version import __version__
 
-from .rows import NOT_APPLICABLE, RAN, Row
+from .examine import Outcome
+from .rows import NOT_APPLICABLE, RAN, RAN_AFTER_MENDING, Row
 
 _DIGITS = 12
 _PACKAGES = Path(mmnat.__path__[0]).parent
-#: What the outcome of a row depends on beside the installed packages.
+#: The sources that the outcome of a row depends on, besides the installed packages.
 _SOURCES = (
     *(_PACKAGES / name for name in ('mmnat', 'mmdet_nat', 'mmseg_nat')),
     Path(__file__).parent,
@@ -29,18 +30,19 @@ class Walk:
     """A walk's rows so far, and the configs that are still to be examined.
 
     Attributes:
-        rows: by config.
-        jobs: names and paths, one of each different model.
-        same: for configs without an outcome of their own the config whose model they share.
+        rows: The rows by config.
+        jobs: Names and paths of the configs to examine, one for each different model.
+        same: For every other config, the earlier one with the same model.
     """
 
     rows: dict[str, Row]
     jobs: list[tuple[str, str]]
     same: dict[str, str]
 
-    def settle(self, name: str, status: str, reason: str, seconds: float) -> None:
+    def settle(self, name: str, outcome: Outcome) -> None:
         """Note the outcome of a config for it and for all with the same model."""
-        row = replace(self.rows[name], status=status, reason=reason, seconds=f'{seconds:.1f}')
+        seconds = '' if outcome.seconds is None else f'{outcome.seconds:.1f}'
+        row = replace(self.rows[name], status=outcome.status, reason=outcome.reason, seconds=seconds)
         self.rows[name] = row
         for other, first in self.same.items():
             if first == name:
@@ -55,9 +57,9 @@ def plan(framework: str, pattern: str, known: Mapping[str, Row]) -> Walk:
     """Read all configs, and leave out those that ran before and have not changed since.
 
     Args:
-        framework: whose configs.
-        pattern: part of their names; empty for all.
-        known: the rows of an earlier walk.
+        framework: The framework whose configs to read.
+        pattern: A part of their names; empty for all.
+        known: The rows of an earlier walk.
     """
     walk = Walk({}, [], {})
     version = source_version()
@@ -74,7 +76,8 @@ def plan(framework: str, pattern: str, known: Mapping[str, Row]) -> Walk:
             continue
         first[row.model] = name
         old = known.get(name)
-        if old and old.status == RAN and (old.model, old.version) == (row.model, row.version):
+        ran = old is not None and old.status in (RAN, RAN_AFTER_MENDING)
+        if ran and (old.model, old.version) == (row.model, row.version):
             walk.rows[name] = replace(old, same_as='')
         else:
             walk.jobs.append((name, str(path)))
@@ -94,11 +97,11 @@ def source_version() -> str:
 
 
 def _described(framework: str, name: str, path: Path, version: str) -> tuple[Row, Any]:
-    """A row without an outcome and the model, or a row that says why there is none."""
+    """A row without an outcome and the model; or a row that says why there is no model, and None."""
     row = Row(framework, name, '', version=version)
     try:
         cfg = Config.fromfile(path)
-    except Exception as error:  # whatever a config file may raise
+    except Exception as error:  # a config file may raise anything
         lines = str(error).splitlines() or [type(error).__name__]
         reason = lines[0].replace(f'{framework_folder(framework)}/', '')
         return replace(row, status=NOT_APPLICABLE, reason=f'does not load here: {reason}'), None

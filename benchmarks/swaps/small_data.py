@@ -1,18 +1,18 @@
-"""Puts small data, and a schedule from scratch, into a config made for COCO, ADE20K or Cityscapes."""
+"""Put small data and a schedule for training from scratch into a config for a large data set."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from mmengine.config import Config
 
 from mmnat.config import read_config
+from mmnat.config_tree import walk
 from mmnat.swap.plain import plain
 
 from .pairs import Pair
 
 _DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 _EVALUATORS = ('val_evaluator', 'test_evaluator')
-#: Channels of necks and heads, and counts of proposals: the usual ones to those of the demo's Mask R-CNN.
+#: Channels of necks and heads, and counts of proposals: the usual ones, and those of the demo's Mask R-CNN.
 _CHANNELS = ('in_channels', 'out_channels', 'feat_channels', 'conv_out_channels')
 _NARROWED = {
     **{name: {256: 64} for name in _CHANNELS},
@@ -21,16 +21,16 @@ _NARROWED = {
     'nms_pre': {2000: 500, 1000: 500},
     'max_per_img': {1000: 200},
 }
-#: Fields of a model that count the classes; an RPN's single one is of another kind.
+#: Heads whose number of classes is that of the data; an RPN's single class is not.
 _COUNTING = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
 
 
 def small_config(pair: Pair) -> Config:
-    """The model of a pair as its config has it, with its own ResNet, trained from scratch on small data.
+    """The config of a pair, with its own ResNet, for training from scratch on small data.
 
-    Detectors get the narrow neck and heads of the demo's, which train in minutes on a CPU. Images and
-    optimiser are those of this project's demos, chosen for a small NAT; nothing was tuned for this backbone
-    or for the one that takes its place.
+    Detectors get the narrow neck and heads of the demo's detector, which trains in minutes on a CPU.
+    Images and optimiser are those of this project's demos, chosen for a small NAT. Nothing was tuned for
+    the ResNet or for the backbone that replaces it.
     """
     cfg, recipe = (plain(read_config(name)) for name in (pair.config, pair.recipe))
     model = cfg['model']
@@ -94,7 +94,7 @@ def _start_from_scratch(model: dict[str, Any]) -> None:
 
 
 def _narrow(value: Any) -> None:
-    for part in _dicts(value):
+    for _, part in walk(value):
         for name, smaller in _NARROWED.items():
             if isinstance(part.get(name), int):
                 part[name] = smaller.get(part[name], part[name])
@@ -108,21 +108,11 @@ def _count_classes(model: dict[str, Any], classes: int) -> None:
 
 
 def _set_masks(dataloader: Any, with_mask: bool) -> None:
-    for part in _dicts(dataloader):
+    for _, part in walk(dataloader):
         if 'with_mask' in part:
             part['with_mask'] = with_mask
 
 
 def _first(value: Any, key: str) -> Any:
-    """The first value of a key anywhere inside, None where there is none."""
-    return next((part[key] for part in _dicts(value) if key in part), None)
-
-
-def _dicts(value: Any) -> Iterator[dict]:
-    if isinstance(value, dict):
-        yield value
-        for item in value.values():
-            yield from _dicts(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _dicts(item)
+    """The first value of a key anywhere inside, None if there is none."""
+    return next((part[key] for _, part in walk(value) if key in part), None)

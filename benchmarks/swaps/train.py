@@ -1,8 +1,8 @@
 """Train models of mmdet and mmseg from scratch, with their own ResNet and with NAT-Mini in its place.
 
-Both of a pair get the same images, optimiser and iterations: only what mmnat swap changes
-differs. Interrupted and run again, it goes on with the trainings that are not done. Data: data/demo, which
-it generates, and data/fruits_nuts (see the README).
+Both models of a pair get the same images, optimiser and iterations; they differ only in what `mmnat swap`
+changes. Interrupted and started again, this script goes on with the trainings that are not done. It
+generates the data in data/demo; for data/fruits_nuts see the README.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from mmnat.data.scenes import make_demo_data
 from mmnat.errors import UserError, report_user_errors
 from mmnat.preflight.models import build_model
 from mmnat.swap.check.files import write_config
-from mmnat.swap.check.running import quiet
+from mmnat.swap.quiet import quiet
 
 from .pairs import PAIRS, Pair
 from .small_data import small_config
@@ -56,13 +56,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--only', nargs='+', choices=names, default=names, metavar='PAIR', help=', '.join(names)
     )
-    parser.add_argument('--report', type=Path, required=True, metavar='FILE.csv', help='where the rows go')
+    parser.add_argument('--report', type=Path, required=True, metavar='FILE.csv', help='file for the rows')
     parser.add_argument('--work-dir', type=Path, default='work_dirs/swaps', metavar='FOLDER')
     parser.add_argument(
         '--processes',
         type=int,
         default=len(os.sched_getaffinity(0)),
-        help='trainings at a time, each on its share of the cores; by default one for each core',
+        help='parallel trainings, each on its share of the cores; by default one for each core',
     )
     args = parser.parse_args(argv)
     if args.processes < 1:
@@ -71,7 +71,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def prepare(pair: Pair, folder: Path) -> dict[str, Training]:
-    """Write the configs of a pair: its own and, by the command that users call, the swapped one."""
+    """Write the configs of a pair: its own and, by `mmnat swap`, the swapped one."""
     before, after = folder / pair.name / 'resnet.py', folder / pair.name / f'{BACKBONE}.py'
     write_config(small_config(pair), str(before))
     swap_backbone.main(
@@ -81,7 +81,11 @@ def prepare(pair: Pair, folder: Path) -> dict[str, Training]:
 
 
 def prepare_data(pairs: Sequence[Pair]) -> None:
-    """Make what can be made of the data; raises UserError where some is missing."""
+    """Make the data that can be generated.
+
+    Raises:
+        UserError: If other data is missing.
+    """
     recipes = [pair.recipe for pair in pairs]
     if any('fruits_nuts' in recipe for recipe in recipes):
         if not FRUITS_NUTS.is_dir():

@@ -1,4 +1,4 @@
-"""One training by `mmnat train`, in a process of its own; done once, it is not done again."""
+"""One training by `mmnat train` in its own process. A finished training is not repeated."""
 
 import hashlib
 import json
@@ -19,8 +19,8 @@ class Training:
     """A config that is trained.
 
     Attributes:
-        config: the file.
-        work_dir: where everything goes.
+        config: The config file.
+        work_dir: The folder for all results.
     """
 
     config: Path
@@ -28,11 +28,11 @@ class Training:
 
     @property
     def log(self) -> Path:
-        """What the training printed."""
+        """The file with what the training printed."""
         return self.work_dir / 'printed.log'
 
     def result(self) -> dict[str, Any] | None:
-        """Metrics and minutes, None where it was not trained to the end with this config."""
+        """Metrics and minutes, None if no training with this config has finished."""
         if not self._result.is_file():
             return None
         found = json.loads(self._result.read_text())
@@ -42,13 +42,13 @@ class Training:
         """Train and evaluate.
 
         Args:
-            threads: that it may use.
+            threads: The number of threads for the training.
 
         Returns:
             The metrics of the last evaluation, and ``minutes``.
 
         Raises:
-            UserError: where it fails.
+            UserError: If the training fails.
         """
         self.work_dir.mkdir(parents=True, exist_ok=True)
         variables = {name: str(threads) for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')}

@@ -1,7 +1,7 @@
 """Swap NAT-Mini into every config that the installed mmdet or mmseg ships, run each model, and report.
 
-A swapped model is built and run on small random images: a loss step with its backward, and a prediction.
-Rows of an earlier report that ran and whose model is still the same are kept.
+Each swapped model is built and run on small random images: a loss step with its backward, and a prediction.
+Rows of an earlier report are kept if the model ran and has not changed since.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from mmnat.config_files import FRAMEWORKS
 from mmnat.errors import UserError, report_user_errors
-from mmnat.swap.check.running import quiet
+from mmnat.swap.quiet import quiet
 
 from .plan import Walk, plan
 from .rows import FAILED, read_rows, totals, write_rows
@@ -26,8 +26,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--framework', choices=FRAMEWORKS, required=True)
-    parser.add_argument('--filter', default='', metavar='TEXT', help='only configs whose name has it')
-    parser.add_argument('--report', type=Path, required=True, metavar='FILE.csv', help='where the rows go')
+    parser.add_argument('--filter', default='', metavar='TEXT', help='only configs with TEXT in their name')
+    parser.add_argument('--report', type=Path, required=True, metavar='FILE.csv', help='file for the rows')
     parser.add_argument(
         '--processes', type=int, default=len(os.sched_getaffinity(0)), help='by default one for each core'
     )
@@ -42,13 +42,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def run(walk: Walk, args: argparse.Namespace) -> None:
     """Examine what the walk has not settled, and keep the report up to date."""
-    others = {
-        name: row for name, row in read_rows(args.report).items() if name not in walk.rows
-    }  # of a walk with another filter
+    # Rows from a walk with another filter.
+    others = {name: row for name, row in read_rows(args.report).items() if name not in walk.rows}
     with Progress() as progress:
         task = progress.add_task(args.framework, total=len(walk.jobs))
         for name, outcome in examine_all(args.framework, walk.jobs, args.processes, args.timeout):
-            walk.settle(name, *outcome)
+            walk.settle(name, outcome)
             rows = others | walk.settled()
             write_rows(args.report, (rows[key] for key in sorted(rows)))
             progress.update(task, advance=1, description=f'{args.framework} {name[:50]}')

@@ -1,6 +1,10 @@
 """Swap NAT, DiNAT or DiNAT_s into any config of mmdet or mmseg, and say what changed and why.
 
 CONFIG is a path, or names a config of an installed package: mmdet::retinanet/retinanet_r50_fpn_1x_coco.py.
+
+Exit codes: 0 for success, 2 for wrong input or a model that does not run, 3 if the model ran only after
+--check mended a fault of an installed package. The file of --out is written then, too, because the swap is
+right.
 """
 
 import argparse
@@ -9,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 
+import rich
 from mmengine.config import Config
 
 from mmnat.config import framework, read_config
@@ -16,7 +21,11 @@ from mmnat.errors import UserError, report_user_errors
 from mmnat.swap import NAMES, Framework, Report, SwapRefused, load_framework, swap
 from mmnat.swap.check.compare import comparison
 from mmnat.swap.check.files import write_config
-from mmnat.swap.check.running import DoesNotRun, check_runs, quiet
+from mmnat.swap.check.running import DoesNotRun, Run, check_runs
+from mmnat.swap.quiet import quiet
+
+#: The exit code if the new model runs only after the check has mended an installed package.
+RUNS_ONLY_MENDED = 3
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -30,7 +39,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         '--pretrained',
         default='published',
         metavar='FILE',
-        help="weights of the backbone, by default the variant's published ImageNet weights; none for none",
+        help="weights of the backbone, by default the variant's published ImageNet weights, or 'none'",
     )
     parser.add_argument(
         '--optimizer',
@@ -43,7 +52,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--check',
         action='store_true',
-        help='build the model, run a loss step and a prediction on random data, count parameters and MACs',
+        help='build the model, run a loss step and a prediction on random data, count parameters and MACs;'
+        ' if a fault of an installed package stops the model, mend it in memory, go on, and end with exit'
+        f' code {RUNS_ONLY_MENDED}',
     )
     args = parser.parse_args(argv)
     if args.out and not args.out.endswith('.py'):
@@ -54,8 +65,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def swapped(args: argparse.Namespace) -> tuple[Config, Config, Framework, Report]:
-    """The config before and after, its framework, and what changed."""
-    with redirect_stdout(StringIO()):  # remarks of the frameworks
+    """Read the config and swap its backbone.
+
+    Returns:
+        The config before and after, its framework, and what changed.
+    """
+    with redirect_stdout(StringIO()):  # frameworks print remarks
         cfg = read_config(args.config)
         loaded = load_framework(framework(cfg))
     pretrained = None if args.pretrained == 'none' else args.pretrained
@@ -66,17 +81,23 @@ def swapped(args: argparse.Namespace) -> tuple[Config, Config, Framework, Report
     return cfg, new, loaded, report
 
 
-def check(cfg: Config, new: Config, loaded: Framework) -> None:
-    """Run the new model, and print the sizes of both."""
+def check(cfg: Config, new: Config, loaded: Framework) -> Run:
+    """Run the new model, and print what came of it and the sizes of both models."""
     try:
-        notes = check_runs(new, loaded.registry)
+        run = check_runs(new, loaded.registry)
     except DoesNotRun as error:
         raise UserError(f'the swapped model does not run: {error}', 'nothing was written') from error
+    if run.faults:
+        print('the swapped model does not run with the installed packages, whatever its backbone:')
+        print('\n'.join(f'  {fault}' for fault in run.faults))
+        print('the check mended this in memory and went on; your own training or test will stop there')
     print('a loss step and a prediction ran on random data')
-    for note in notes:
+    for note in run.notes:
         print(f'  note: {note}')
     with quiet():
-        print(comparison(cfg, new, loaded))
+        table = comparison(cfg, new, loaded)
+    rich.print(table)
+    return run
 
 
 @report_user_errors
@@ -87,11 +108,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f'--out {args.out} exists', 'name another file, or give --force')
     cfg, new, loaded, report = swapped(args)
     print(f'{args.config}: {args.backbone} in the place of its backbone\n{report}')
-    if args.check:
-        check(cfg, new, loaded)
+    run = check(cfg, new, loaded) if args.check else None
     if args.out:
         write_config(new, args.out)
         print(f'written: {args.out}')
+    if run is not None and run.faults:
+        raise SystemExit(RUNS_ONLY_MENDED)
 
 
 if __name__ == '__main__':

@@ -1,11 +1,11 @@
 """Sets up distributed runs on machines without a GPU, which mmengine does not."""
 
 import os
-from typing import Any
 
 import torch
 from mmengine.config import Config
 
+from mmnat.config_tree import walk
 from mmnat.errors import UserError
 
 
@@ -41,7 +41,9 @@ def configure_distribution(cfg: Config) -> None:
         find_unused_parameters=cfg.get('find_unused_parameters', False),
     )
     cfg.model_wrapper_cfg = {**wrapper, **cfg.get('model_wrapper_cfg', {}), 'device_ids': None}
-    _replace_sync_bn(cfg.model)
+    for _, part in walk(cfg.model):
+        if part.get('type') in ('SyncBN', 'MMSyncBN'):
+            part['type'] = 'BN'
 
 
 def init_distribution(cfg: Config) -> None:
@@ -53,14 +55,3 @@ def init_distribution(cfg: Config) -> None:
 
 def _distributed_on_cpu(cfg: Config) -> bool:
     return cfg.launcher != 'none' and not torch.cuda.is_available()
-
-
-def _replace_sync_bn(cfg: Any) -> None:
-    if isinstance(cfg, dict):
-        if cfg.get('type') in ('SyncBN', 'MMSyncBN'):
-            cfg['type'] = 'BN'
-        for value in cfg.values():
-            _replace_sync_bn(value)
-    elif isinstance(cfg, (list, tuple)):
-        for value in cfg:
-            _replace_sync_bn(value)

@@ -8,6 +8,7 @@ from mmengine import registry as registries
 from mmengine.config import Config
 from mmengine.registry import Registry
 
+from mmnat.config_tree import walk
 from mmnat.errors import UserError
 
 
@@ -30,9 +31,9 @@ def build_registered(registry: Registry, cfg: dict, field: str) -> Any:
     except KeyError as error:
         # Some types belong to no registry, for example that of an NMS. The error names the one that failed.
         named = {word.strip('\'"') for word in str(error).split()}
-        for place, name in _types(cfg, field):
-            if name in named:
-                raise _not_buildable(place, name) from error
+        for path, part in walk(cfg, field):
+            if part.get('type') in named:
+                raise _not_buildable(f'{path}.type', part['type']) from error
         raise
 
 
@@ -127,15 +128,3 @@ def _names(registry: Registry) -> Iterator[str]:
         while scoped is not None:
             yield from scoped.module_dict
             scoped = scoped.parent
-
-
-def _types(cfg: Any, field: str) -> Iterator[tuple[str, str]]:
-    """All types in a part of a config that are names, with their fields."""
-    if isinstance(cfg, dict):
-        if isinstance(cfg.get('type'), str):
-            yield f'{field}.type', cfg['type']
-        for key, value in cfg.items():
-            yield from _types(value, f'{field}.{key}')
-    elif isinstance(cfg, (list, tuple)):
-        for index, value in enumerate(cfg):
-            yield from _types(value, f'{field}[{index}]')

@@ -3,20 +3,19 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import Any
 
 from mmengine.registry import Registry
 
 from mmnat.config import register_modules
 from mmnat.errors import UserError
 
-from .report import Report
+from .editor import ConfigEditor
 
 #: The entry point under which a package names its :class:`Framework`.
 ENTRY_POINT = 'mmnat.frameworks'
 
 
-def _nothing(model: dict[str, Any], where: str, report: Report) -> None:
+def _nothing(editor: ConfigEditor, path: str) -> None:
     """No preparation."""
 
 
@@ -26,16 +25,17 @@ class Framework:
 
     Attributes:
         name: 'mmdet' or 'mmseg'.
-        package: ours that registers the backbones there.
-        registry: of its models.
+        package: Our package that registers the backbones there.
+        registry: The registry of its models.
         task: 'detection' or 'segmentation', see :mod:`mmnat.swap.variants`.
-        optimizer: learning rate and weight decay of the published recipe.
-        heads: fields of a model that hold its heads.
-        deepest: whether a head on a single map gets the coarsest level, whatever the stride of the map.
-        decoders: backbones that are whole networks with a decoder of their own; a feature pyramid on ours
-            takes their place.
-        refusals: types of models, backbones, necks or heads to what of them ours cannot give.
-        prepare: changes a model in place before the swap, ``prepare(model, field, report)``.
+        optimizer: Learning rate and weight decay of the published recipe.
+        heads: Fields of a model that hold its heads.
+        single_map_uses_coarsest: Whether a head on a single map gets the coarsest level, whatever the map's
+            stride.
+        decoders: Backbones that are whole networks with a decoder of their own. A feature pyramid on our
+            levels replaces them.
+        refusals: For types of models, backbones, necks or heads that cannot be swapped: the reason.
+        prepare: Changes a model before the swap, ``prepare(editor, path of the model)``.
     """
 
     name: str
@@ -44,20 +44,20 @@ class Framework:
     task: str
     optimizer: Mapping[str, float]
     heads: tuple[str, ...]
-    deepest: bool
+    single_map_uses_coarsest: bool
     decoders: frozenset[str] = frozenset()
     refusals: Mapping[str, str] = field(default_factory=dict)
-    prepare: Callable[[dict[str, Any], str, Report], None] = _nothing
+    prepare: Callable[[ConfigEditor, str], None] = _nothing
 
 
 def load_framework(name: str) -> Framework:
-    """What a swap knows of a framework; imports its modules, which register its models.
+    """Load what a swap knows of a framework, and import the framework's modules, which register its models.
 
     Args:
         name: 'mmdet' or 'mmseg'.
 
     Raises:
-        UserError: If no installed package has it.
+        UserError: If no installed package knows the framework.
     """
     found = {point.name: point for point in entry_points(group=ENTRY_POINT)}
     if name not in found:

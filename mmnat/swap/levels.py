@@ -1,4 +1,4 @@
-"""Which of our levels takes the place of which output of the present backbone."""
+"""Which of our levels replaces which output of the present backbone."""
 
 from collections.abc import Sequence
 
@@ -18,19 +18,19 @@ def is_pyramid(maps: Sequence[FeatureMap]) -> bool:
     return strides == sorted(strides)
 
 
-def assign(maps: Sequence[FeatureMap], deepest: bool) -> list[int]:
-    """A level for every map of a pyramid, from fine to coarse, no level twice.
+def assign(maps: Sequence[FeatureMap], single_map_uses_coarsest: bool) -> list[int]:
+    """Choose a level for every map of a pyramid, from fine to coarse, no level twice.
 
-    Levels go by stride. Maps of equal stride, as of dilated networks and of plain transformers, differ in
-    depth instead: each takes the level after the one before, and the last the coarsest.
+    A map gets the level of its stride. Dilated networks and plain transformers give maps of equal stride,
+    which differ in depth: then each gets the level after the one before, and the last gets the coarsest.
 
     Args:
-        maps: up to four maps of strides up to 32.
-        deepest: whether a single map takes the coarsest level, whatever its stride.
+        maps: Up to four maps of strides up to 32.
+        single_map_uses_coarsest: Whether a single map gets the coarsest level, whatever its stride.
     """
     wanted = [nearest_level(m.stride) for m in maps]
     if len(maps) == 1:
-        return [len(STRIDES) - 1] if deepest else wanted
+        return [len(STRIDES) - 1] if single_map_uses_coarsest else wanted
     if len(set(wanted)) == len(wanted):
         return wanted
     levels: list[int] = []

@@ -1,13 +1,11 @@
-"""Necks on new levels: their input channels, and other necks where one cannot take ours."""
+"""Necks on new levels: their input channels, and other necks if one cannot read our levels."""
 
 from collections.abc import Sequence
 from typing import Any
 
+from .editor import ConfigEditor
 from .probe import FeatureMap, type_name
 from .refusal import SwapRefused
-from .report import Report
-
-Neck = dict[str, Any]
 
 #: Arguments of FPN that other necks have under the same names.
 _FPN = (
@@ -27,108 +25,110 @@ _TO_FPN = {
 }
 #: Necks that make a pyramid of maps of one stride.
 _RESCALING = ('Feature2Pyramid', 'MultiLevelNeck')
+_CHANNELS = 'the channels of our levels'
 
 
 def swap_neck(
-    neck: Neck | list[Neck],
-    old: Sequence[FeatureMap],
-    new: Sequence[FeatureMap],
-    where: str,
-    report: Report,
-) -> Neck | list[Neck] | None:
-    """A neck that takes the new maps.
+    editor: ConfigEditor, path: str, old: Sequence[FeatureMap], new: Sequence[FeatureMap]
+) -> None:
+    """Adapt a neck, or the first one of a list, to new maps; remove it if none is needed any more.
 
     Args:
-        neck: its config, or a list of necks one after the other.
-        old: the maps it took.
-        new: the maps it is to take, one for each old one whose stride ours have.
-        where: its field.
-        report: gains what changed.
-
-    Returns:
-        The config, None where no neck is needed any more.
+        editor: Holds the config.
+        path: The neck's path.
+        old: The maps that it read.
+        new: The maps that it is to read, one for each old one whose stride our levels have.
 
     Raises:
-        SwapRefused: where it is not understood.
+        SwapRefused: If it is not known how the neck uses its input.
     """
-    if isinstance(neck, list):
-        first = swap_neck(neck[0], old, new, f'{where}[0]', report)
-        return [*(first if isinstance(first, list) else [first]), *neck[1:]]
-    neck = dict(neck)
-    kind = type_name(neck).split('.')[-1]
+    necks = editor.get(path)
+    following = necks[1:] if isinstance(necks, list) else []
+    first = f'{path}[0]' if isinstance(necks, list) else path
+    kind = type_name(editor.get(first)).split('.')[-1]
     if kind in _RESCALING and len({m.stride for m in old}) == 1 and len(new) > 1:
-        return _without_rescaling(neck, kind, new, where, report)
+        _stop_rescaling(editor, first, kind, new)
+        return
     if kind in _TO_FPN:
-        neck = as_fpn(neck, _TO_FPN[kind], where, report)
+        replace_by_fpn(editor, first, _TO_FPN[kind])
     if len(new) < len(old):
-        return _with_coarser_levels(neck, old, new, where, report)
-    _set_in_channels(neck, old, new, where, report)
+        why = f'convolutions make the maps of stride {old[-1].stride}, which ours end before'
+        editor.set(path, [*_with_coarser_levels(editor.get(first), first, old, new), *following], why)
+        return
+    _set_in_channels(editor, first, old, new)
     if kind == 'SSDNeck':
-        _set_first_out_channels(neck, new, where, report)
-    return neck
+        _set_first_out_channels(editor, first, new)
 
 
-def _without_rescaling(
-    neck: Neck, kind: str, new: Sequence[FeatureMap], where: str, report: Report
-) -> Neck | None:
-    why = 'our levels are a pyramid already'
-    if kind == 'Feature2Pyramid':
-        report.add(where, neck, None, why)
-        return None
-    scales = [1.0] * len(new)
-    report.add(f'{where}.scales', neck.get('scales', (0.5, 1, 2, 4)), scales, why)
-    channels = [m.channels for m in new]
-    report.add(f'{where}.in_channels', neck['in_channels'], channels, 'the channels of our levels')
-    return neck | dict(scales=scales, in_channels=channels)
+def replace_by_fpn(editor: ConfigEditor, path: str, why: str) -> None:
+    """Replace a neck by an FPN, with the settings that both have.
 
-
-def as_fpn(neck: Neck, why: str, where: str, report: Report) -> Neck:
-    """An FPN with the settings that another neck shares with it."""
+    Args:
+        editor: Holds the config.
+        path: The neck's path.
+        why: The reason.
+    """
+    neck = editor.get(path)
     fpn = dict(type='FPN', **{key: neck[key] for key in _FPN if key in neck})
     fpn.setdefault('num_outs', 5)
-    report.add(where, neck, fpn, why)
-    return fpn
+    editor.set(path, fpn, why)
+
+
+def pyramid(new: Sequence[FeatureMap], scope: str | None) -> dict[str, Any]:
+    """The config of a feature pyramid on our levels."""
+    fpn = dict(type='FPN', in_channels=[m.channels for m in new], out_channels=256, num_outs=len(new))
+    return fpn if scope is None else fpn | dict(_scope_=scope)
+
+
+def _stop_rescaling(editor: ConfigEditor, path: str, kind: str, new: Sequence[FeatureMap]) -> None:
+    why = 'our levels are a pyramid already'
+    if kind == 'Feature2Pyramid':
+        editor.remove(path, why)
+        return
+    scales = [1.0] * len(new)
+    present = editor.get(f'{path}.scales', (0.5, 1, 2, 4))
+    editor.set(f'{path}.scales', scales, why, shown=(present, scales))
+    editor.set(f'{path}.in_channels', [m.channels for m in new], _CHANNELS)
 
 
 def _set_in_channels(
-    neck: Neck, old: Sequence[FeatureMap], new: Sequence[FeatureMap], where: str, report: Report
+    editor: ConfigEditor, path: str, old: Sequence[FeatureMap], new: Sequence[FeatureMap]
 ) -> None:
+    neck = editor.get(path)
     if 'in_channels' not in neck:
         return
     present = neck['in_channels']
     old_channels, new_channels = [m.channels for m in old], [m.channels for m in new]
     if isinstance(present, int):
         matches, replacement = present == old_channels[-1], new_channels[-1]
-    else:
+    elif list(present) == old_channels[::-1] != old_channels:  # from coarse to fine
+        matches, replacement = True, type(present)(new_channels[::-1])
+    else:  # some necks leave out the finest maps
         used = len(present)
-        from_coarse = list(present) == old_channels[::-1] != old_channels
-        if from_coarse:
-            matches, replacement = True, new_channels[::-1]
-        else:  # some necks leave out the finest maps
-            matches, replacement = list(present) == old_channels[-used:], new_channels[-used:]
+        matches = list(present) == old_channels[-used:]
+        replacement = type(present)(new_channels[-used:])
     if not matches:
         raise SwapRefused(
-            f'{where}.in_channels = {present} is not what the backbone gives ({old_channels}): how'
+            f'{path}.in_channels = {present} is not what the backbone gives ({old_channels}): how'
             f' {type_name(neck)} uses its input is not known; swap it by hand'
         )
-    report.add(f'{where}.in_channels', present, replacement, 'the channels of our levels')
-    neck['in_channels'] = replacement if isinstance(present, int) else type(present)(replacement)
+    editor.set(f'{path}.in_channels', replacement, _CHANNELS)
 
 
-def _set_first_out_channels(neck: Neck, new: Sequence[FeatureMap], where: str, report: Report) -> None:
-    channels = [*(m.channels for m in new), *neck['out_channels'][len(new) :]]
-    report.add(f'{where}.out_channels', neck['out_channels'], channels, 'it passes the first maps on')
-    neck['out_channels'] = type(neck['out_channels'])(channels)
+def _set_first_out_channels(editor: ConfigEditor, path: str, new: Sequence[FeatureMap]) -> None:
+    present = editor.get(f'{path}.out_channels')
+    channels = type(present)([*(m.channels for m in new), *present[len(new) :]])
+    editor.set(f'{path}.out_channels', channels, 'it passes the first maps on')
 
 
 def _with_coarser_levels(
-    neck: Neck, old: Sequence[FeatureMap], new: Sequence[FeatureMap], where: str, report: Report
-) -> list[Neck]:
-    """Convolutions before the neck make the maps that are coarser than ours."""
+    neck: dict[str, Any], path: str, old: Sequence[FeatureMap], new: Sequence[FeatureMap]
+) -> list[dict[str, Any]]:
+    """A neck after convolutions that make the maps coarser than our levels."""
     channels = neck.get('out_channels', new[-1].channels)
     if not isinstance(channels, int) or 'in_channels' not in neck:
         raise SwapRefused(
-            f'{where} {type_name(neck)} takes {len(old)} maps up to stride {old[-1].stride}, coarser than'
+            f'{path} {type_name(neck)} takes {len(old)} maps up to stride {old[-1].stride}, coarser than'
             ' our 32; swap it by hand'
         )
     mapper = dict(
@@ -141,17 +141,4 @@ def _with_coarser_levels(
     )
     if '_scope_' in neck:
         mapper['_scope_'] = neck['_scope_']
-    neck = neck | dict(in_channels=[channels] * len(old))
-    report.add(
-        where,
-        neck,
-        [mapper, neck],
-        f'convolutions make the maps of stride {old[-1].stride}, which ours end before',
-    )
-    return [mapper, neck]
-
-
-def pyramid(new: Sequence[FeatureMap], scope: str | None) -> Neck:
-    """A feature pyramid on our levels."""
-    fpn = dict(type='FPN', in_channels=[m.channels for m in new], out_channels=256, num_outs=len(new))
-    return fpn if scope is None else fpn | dict(_scope_=scope)
+    return [mapper, neck | dict(in_channels=[channels] * len(old))]

@@ -1,4 +1,4 @@
-"""Configs as plain values: what a file can hold."""
+"""Configs as plain values, which a file can hold."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -11,9 +11,9 @@ from mmengine.registry import Registry
 
 
 def plain(value: Any) -> Any:
-    """A deep copy of a config in plain dicts, lists and tuples.
+    """Copy a config, deeply, into plain dicts, lists and tuples.
 
-    Types that are given as classes or functions, as configs in Python's own syntax do, become their names.
+    Types that are given as classes or functions, as in mmengine's pure Python configs, become their names.
     """
     if isinstance(value, Config):
         value = value._cfg_dict
@@ -27,7 +27,7 @@ def plain(value: Any) -> Any:
 
 
 def _name(kind: type | FunctionType) -> Any:
-    """The name that a class is registered under, else where it is imported from; a lambda has none."""
+    """The name that a class is registered under, else its import path; a lambda is kept, it has no name."""
     for registry in _all_registries():
         if registry.module_dict.get(kind.__name__) is kind:
             return f'{registry.scope}.{kind.__name__}'

@@ -1,11 +1,9 @@
-"""What backbones and necks give, found by building them alone and sending an image through.
+"""The feature maps of backbones and necks, found by building each alone and running it on an image.
 
-Weights are zeros, and where a module allows it nothing is computed either (fake tensors).
+Weights are zeros. Modules that support fake tensors compute nothing.
 """
 
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,15 +14,17 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
+from mmnat.config_tree import copy_with
+
+from .quiet import quiet
 from .refusal import SwapRefused
 
-#: Side of the image: all strides up to 128 divide it. Real tensors take the smaller one.
+#: Side of the image, which all strides up to 128 divide: for fake tensors, and for real ones.
 _FAKE_SIDE, _SIDE = 512, 256
 
 _INITIALISERS = {getattr(Tensor, name) for name in ('uniform_', 'normal_', 'erfinv_')}
 
-
-#: What was found of a backbone, by its config: many configs share one.
+#: Results of :func:`probe_backbone` by the backbone's config, which many configs share.
 _PROBED: dict[str, tuple[list['FeatureMap'], bool]] = {}
 
 
@@ -37,8 +37,8 @@ class FeatureMap:
     """An output of a backbone or a neck.
 
     Attributes:
-        channels: its channels.
-        stride: pixels of the image per pixel of the map, on each axis.
+        channels: The number of channels.
+        stride: Pixels of the image per pixel of the map, on each axis.
     """
 
     channels: int
@@ -46,7 +46,7 @@ class FeatureMap:
 
 
 class _Zeros(TorchFunctionMode):
-    """Makes weights zeros: random ones of a large backbone take seconds to draw."""
+    """Makes all weights zeros; to draw the random weights of a large backbone takes seconds."""
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -58,17 +58,17 @@ def build_alone(registry: Registry, settings: Mapping[str, Any] | Sequence, part
     """Build a part of a model, without initialising its weights.
 
     Args:
-        registry: of the framework's models.
-        settings: its config.
-        part: what it is, for the message.
+        registry: The registry of the framework's models.
+        settings: The part's config.
+        part: What the part is, for the message.
 
     Raises:
-        SwapRefused: where it cannot be built.
+        SwapRefused: If it cannot be built.
     """
     name = type_name(settings)
     try:
         with (
-            _quiet(),
+            quiet(),
             DefaultScope.overwrite_default_scope(registry.scope),
             torch.random.fork_rng(devices=[]),
             _Zeros(),
@@ -85,20 +85,20 @@ def build_alone(registry: Registry, settings: Mapping[str, Any] | Sequence, part
 
 
 def probe_backbone(registry: Registry, settings: Mapping[str, Any]) -> tuple[list[FeatureMap], bool]:
-    """The outputs of a backbone, and whether any of it is trained.
+    """Find the outputs of a backbone, and whether any part of it is trained.
 
     Args:
-        registry: of the framework's models.
-        settings: its config, which may name the channels and the size of its images.
+        registry: The registry of the framework's models.
+        settings: The backbone's config, which may name the channels and the size of its images.
 
     Raises:
-        SwapRefused: where it cannot be built, or does not give feature maps.
+        SwapRefused: If it cannot be built, or does not give feature maps.
     """
     key = f'{registry.scope} {without_weights(settings)}'
     if key not in _PROBED:
         backbone = build_alone(registry, settings, 'present backbone')
         maps = _backbone_maps(backbone, settings)
-        backbone.train()  # where many freeze what they are told to
+        backbone.train()  # here many backbones freeze the stages that their config names
         _PROBED[key] = maps, any(parameter.requires_grad for parameter in backbone.parameters())
     return _PROBED[key]
 
@@ -114,10 +114,10 @@ def _backbone_maps(backbone: nn.Module, settings: Mapping[str, Any]) -> list[Fea
 
 
 def neck_maps(neck: nn.Module, inputs: Sequence[FeatureMap]) -> list[FeatureMap]:
-    """The outputs of a neck on feature maps.
+    """Find the outputs of a neck on feature maps.
 
     Raises:
-        SwapRefused: where it does not take them.
+        SwapRefused: If it does not accept them.
     """
 
     def maps(side: int) -> tuple[Tensor, ...]:
@@ -127,7 +127,7 @@ def neck_maps(neck: nn.Module, inputs: Sequence[FeatureMap]) -> list[FeatureMap]
 
 
 def type_name(settings: Any) -> str:
-    """The type that a config names, or all of them where it is a list."""
+    """The type that a config names; all types if it is a list."""
     if isinstance(settings, Mapping):
         kind = settings.get('type')
         return kind if isinstance(kind, str) else getattr(kind, '__name__', str(kind))
@@ -136,19 +136,13 @@ def type_name(settings: Any) -> str:
 
 def without_weights(settings: Any) -> Any:
     """A copy of a config that loads no weights."""
-    if isinstance(settings, Mapping):
-        return {
-            key: without_weights(value)
-            for key, value in settings.items()
-            if key not in ('init_cfg', 'pretrained')
-        }
-    if isinstance(settings, (list, tuple)):
-        return type(settings)(map(without_weights, settings))
-    return settings
+    return copy_with(
+        settings, lambda part: {k: v for k, v in part.items() if k not in ('init_cfg', 'pretrained')}
+    )
 
 
 def _attributes(settings: Any) -> Any:
-    """The config with attribute access, which some constructors use."""
+    """A config with attribute access, which some constructors use."""
     return [ConfigDict(part) for part in settings] if isinstance(settings, list) else ConfigDict(settings)
 
 
@@ -157,7 +151,7 @@ def _outputs(
 ) -> list[FeatureMap]:
     fake_side, side = sides
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             try:
                 with FakeTensorMode(allow_non_fake_inputs=True):
                     return _described(module(inputs(fake_side)), fake_side)
@@ -186,14 +180,3 @@ def _described(outputs: Any, side: int) -> list[FeatureMap]:
         FeatureMap(output.shape[1], 1 << max(round(side / output.shape[-1]) - 1, 0).bit_length())
         for output in outputs
     ]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what constructors say about weights and norms out of the user's sight."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(previous)

@@ -1,8 +1,8 @@
-"""What a swap says when it would produce something broken."""
+"""Why a backbone is not swapped."""
 
 
 class SwapRefused(ValueError):
     """A config whose backbone cannot be swapped, or a swap that was asked for wrongly.
 
-    The message is for the user: what stands in the way, where, and what to do about it.
+    The message is for the user: it says what prevents the swap, in which field, and what to do about it.
     """

@@ -11,10 +11,10 @@ class Change:
     """One change of a config.
 
     Attributes:
-        field: the field, such as ``model.neck.in_channels``.
-        old: its value before, None where there was none.
-        new: its value now, None where it was removed.
-        why: the reason.
+        field: The field's path, such as ``model.neck.in_channels``.
+        old: The value before, None if there was none.
+        new: The value now, None if the field was removed.
+        why: The reason.
     """
 
     field: str
@@ -31,20 +31,21 @@ class Report:
     """The changes of a swap, in the order they were made, and what to keep in mind.
 
     Attributes:
-        changes: the changes.
-        notes: consequences that no changed field shows.
+        changes: The changes.
+        notes: Consequences that no changed field shows.
     """
 
     changes: list[Change] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def add(self, where: str, old: Any, new: Any, why: str) -> None:
-        """Note a change, unless nothing changed."""
+    def add(self, path: str, old: Any, new: Any, why: str) -> None:
+        """Add a change, unless nothing changed. A tuple counts as a list."""
+        old, new = (list(value) if isinstance(value, tuple) else value for value in (old, new))
         if old != new:
-            self.changes.append(Change(where, old, new, why))
+            self.changes.append(Change(path, old, new, why))
 
     def note(self, text: str) -> None:
-        """Note a consequence."""
+        """Add a consequence."""
         self.notes.append(text)
 
     def __str__(self) -> str:

@@ -1,9 +1,11 @@
 """The statistics and the order of the channels that the pretrained weights were trained with."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from .report import Report
+from mmnat.config_tree import walk
+
+from .editor import ConfigEditor
 
 MEAN = [123.675, 116.28, 103.53]
 STD = [58.395, 57.12, 57.375]
@@ -11,78 +13,71 @@ STD = [58.395, 57.12, 57.375]
 _WHY = 'the statistics of our pretrained weights, RGB'
 
 
-def set_statistics(cfg: dict[str, Any], backbone: Mapping[str, Any], report: Report) -> None:
+def set_statistics(editor: ConfigEditor, backbone: Mapping[str, Any]) -> None:
     """Set mean, standard deviation and order of channels wherever a config has them.
 
-    They stay where a backbone starts from scratch, and for images of other than 3 channels.
+    They stay if the backbone starts from scratch, and for images of other than 3 channels.
 
     Args:
-        cfg: the config, changed in place.
-        backbone: the new backbone's part of it.
-        report: gains what changed.
+        editor: Holds the config.
+        backbone: The config of the new backbone.
     """
     image_channels = backbone.get('in_channels', 3)
     if not backbone.get('init_cfg'):
-        report.note('the backbone starts from scratch: statistics and order of channels stay as they are')
+        editor.report.note(
+            'the backbone starts from scratch: statistics and order of channels stay as they are'
+        )
         return
     if image_channels != 3:
-        report.note(
+        editor.report.note(
             f'images of {image_channels} channels: their statistics and order were left as they are'
         )
         return
     transforms = [
-        (where, part)
-        for key, value in cfg.items()
+        (path, part)
+        for key, value in editor.config.items()
         if key != 'model'
-        for where, part in _dicts(value, key)
+        for path, part in walk(value, key)
         if 'mean' in part and ('std' in part or 'to_rgb' in part)
     ]
     normalised_in_pipeline = any('std' in part and 'to_rgb' in part for _, part in transforms)
-    for where, part in transforms:
+    for path, part in transforms:
         if 'to_rgb' in part:
-            _set(part, where, dict(mean=MEAN, std=STD, to_rgb=True), report)
-    preprocessors = [
-        (where, part)
-        for where, part in _dicts(cfg.get('model', {}), 'model')
-        if _is_preprocessor(where, part)
+            _set_transform(editor, path)
+    for path in _preprocessors(editor):
+        if 'mean' in editor.get(path) or not normalised_in_pipeline:
+            _set_preprocessor(editor, path)
+
+
+def _preprocessors(editor: ConfigEditor) -> list[str]:
+    paths = [
+        path for path, part in walk(editor.config.get('model', {}), 'model') if _is_preprocessor(path, part)
     ]
-    if 'data_preprocessor' in cfg and isinstance(cfg['data_preprocessor'], Mapping):
-        preprocessors.append(('data_preprocessor', cfg['data_preprocessor']))
-    for where, part in preprocessors:
-        if 'mean' in part or not normalised_in_pipeline:
-            _set_preprocessor(part, where, report)
+    if isinstance(editor.config.get('data_preprocessor'), dict):
+        paths.append('data_preprocessor')
+    return paths
 
 
-def _is_preprocessor(where: str, part: Mapping) -> bool:
+def _is_preprocessor(path: str, part: Mapping[str, Any]) -> bool:
     kind = str(part.get('type', '')).lower()
-    in_other_network = any(name in where for name in ('.reid.', '.teacher'))
+    in_other_network = any(name in path for name in ('.reid.', '.teacher'))
     nested = isinstance(part.get('data_preprocessor'), Mapping)
     return kind.endswith('datapreprocessor') and not in_other_network and not nested
 
 
-def _set_preprocessor(part: dict, where: str, report: Report) -> None:
-    part.pop('_scope_', None) if 'type' not in part else None
-    if part.pop('rgb_to_bgr', False):
-        report.add(f'{where}.rgb_to_bgr', True, None, _WHY)
-    part.setdefault('mean', None)
-    part.setdefault('std', None)
+def _set_transform(editor: ConfigEditor, path: str) -> None:
+    for key, value in (('mean', [*MEAN]), ('std', [*STD]), ('to_rgb', True)):
+        if key in editor.get(path):
+            editor.set(f'{path}.{key}', value, _WHY)
+
+
+def _set_preprocessor(editor: ConfigEditor, path: str) -> None:
+    part = editor.get(path)
+    if 'type' not in part:
+        part.pop('_scope_', None)
+    if part.get('rgb_to_bgr'):
+        editor.remove(f'{path}.rgb_to_bgr', _WHY)
+    editor.set(f'{path}.mean', [*MEAN], _WHY)
+    editor.set(f'{path}.std', [*STD], _WHY)
     part.setdefault('bgr_to_rgb', False)
-    _set(part, where, dict(mean=MEAN, std=STD, bgr_to_rgb=True), report)
-
-
-def _set(part: dict, where: str, values: Mapping[str, Any], report: Report) -> None:
-    for key, value in values.items():
-        if key in part:
-            old = list(part[key]) if isinstance(part[key], Sequence) else part[key]
-            report.add(f'{where}.{key}', old, value, _WHY)
-            part[key] = list(value) if isinstance(value, list) else value
-
-
-def _dicts(value: Any, where: str) -> Iterator[tuple[str, dict]]:
-    if isinstance(value, dict):
-        yield where, value
-        for key, item in list(value.items()):
-            yield from _dicts(item, f'{where}.{key}')
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            yield from _dicts(item, f'{where}[{index}]')
+    editor.set(f'{path}.bgr_to_rgb', True, _WHY)

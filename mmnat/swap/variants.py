@@ -15,10 +15,10 @@ from .refusal import SwapRefused
 
 BACKBONES: dict[str, type[NeighborhoodBackbone]] = {cls.__name__: cls for cls in (NAT, DiNAT, DiNAT_s)}
 
-#: Names that a swap takes: the classifiers trained on 224 x 224 pixels.
+#: Names that a swap accepts: the classifiers trained on 224 x 224 pixels.
 NAMES = tuple(name for name, classifier in CLASSIFIERS.items() if classifier.resolution == 224)
 
-#: Stochastic depth of the published detectors (Mask R-CNN, else Cascade) and segmentors.
+#: Stochastic depth of the published detectors (of Mask R-CNN, else of Cascade Mask R-CNN) and segmentors.
 # fmt: off
 _DROP_PATH = {
     'detection': dict(
@@ -34,8 +34,8 @@ _DROP_PATH = {
 }
 # fmt: on
 
-#: Dilations of the published models by task: those of every level, repeated over its blocks. The kernel
-#: of 7 times the largest one spans the level's map at 800 pixels in detection and at 512 in segmentation.
+#: Dilations of the published models by task. Those of a level are repeated over its blocks. Kernel size 7
+#: times the largest dilation spans the level's map of an image of 800 pixels, for segmentation 512.
 _DILATIONS = {
     ('detection', DiNAT): ([1, 28, 1], [1, 7, 1, 14], [1, 3, 1, 5, 1, 7], [1, 3, 1, 3, 1]),
     ('segmentation', DiNAT): ([1, 16, 1], [1, 4, 1, 8], [1, 2, 1, 3, 1, 4], [1, 2, 1, 2, 1]),
@@ -49,7 +49,7 @@ _DILATIONS_640 = {
     DiNAT_s: ([1, 20], [1, 10], _THIRD_LEVEL_640, [1, 2]),
 }
 
-#: What ``pretrained`` says to have the ImageNet weights that were published with a variant.
+#: The value of ``pretrained`` that stands for the ImageNet weights published with a variant.
 PUBLISHED = 'published'
 
 
@@ -59,13 +59,14 @@ def backbone_config(
     """The backbone's part of a config.
 
     Args:
-        backbone: one of :data:`NAMES`, or a config such as ``dict(type='DiNAT', ...)``, taken as it is.
-        task: 'detection' or 'segmentation', which the published dilations and stochastic depth depend on.
+        backbone: One of :data:`NAMES`, or a config such as ``dict(type='DiNAT', ...)``, used unchanged.
+        task: 'detection' or 'segmentation'. The published dilations and stochastic depth depend on it.
         pretrained: 'published' for the ImageNet weights published with the variant, a file or URL, or None
-            to train from scratch. A config's own ``init_cfg`` comes first, and has no published weights.
+            to train from scratch. The ``init_cfg`` of a given config has priority. A given config has no
+            published weights.
 
     Raises:
-        SwapRefused: where the name, or the config's type, is unknown.
+        SwapRefused: If the name, or the config's type, is unknown.
     """
     if isinstance(backbone, str):
         settings = _published(backbone, task)
@@ -85,10 +86,10 @@ def backbone_config(
 
 
 def build(settings: Mapping[str, Any]) -> NeighborhoodBackbone:
-    """Build a backbone without memory from its config: to know its channels and its parameters' names.
+    """Build a backbone from its config on the meta device, for its channels and its parameters' names.
 
     Raises:
-        SwapRefused: where its arguments do not fit.
+        SwapRefused: If its arguments are wrong.
     """
     arguments = {
         key: value for key, value in settings.items() if key not in ('type', '_scope_', 'init_cfg')

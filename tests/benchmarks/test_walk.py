@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.swaps.examine import examine
-from benchmarks.swaps.rows import RAN
+from benchmarks.swaps.rows import RAN, RAN_AFTER_MENDING
 from mmnat.config_files import framework_folder
 from mmnat.swap import load_framework
 
@@ -66,10 +66,13 @@ SEGMENTORS = [
     'vit/vit_deit-s16_upernet_8xb2-80k_ade20k-512x512.py',
 ]
 
+# Stopped by a fault of the installed mmdet, see mmnat/swap/check/upstream.py.
+MENDED = ('ssd/ssd300_coco.py',)
+
 SAMPLE = [('mmdet', name) for name in DETECTORS] + [('mmseg', name) for name in SEGMENTORS]
 
 
 @pytest.mark.parametrize(('framework', 'name'), SAMPLE, ids=lambda value: value.rpartition('/')[2])
 def test_swapped_and_run(framework, name):
     status, reason, _ = examine(str(framework_folder(framework) / name), load_framework(framework))
-    assert status == RAN, reason
+    assert status == (RAN_AFTER_MENDING if name in MENDED else RAN), reason

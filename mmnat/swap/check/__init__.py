@@ -1,1 +1,1 @@
-"""Whether models whose backbone was swapped run: a loss step and a prediction on random data."""
+"""Check that a model with a swapped backbone runs: a loss step and a prediction on random data."""

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
+from rich.table import Column, Table
 from torch import nn
 
 from mmnat.complexity.models import count_macs, count_parameters
@@ -13,19 +14,26 @@ from mmnat.swap import Framework
 
 from .reduction import without_files
 
-#: Height and width of the images that multiply-accumulates are counted on.
+#: Height and width of the images that multiply-accumulates are counted for.
 _SIZES = dict(mmdet=(800, 1280), mmseg=(512, 512))
 
 
-def comparison(before: Config, after: Config, framework: Framework) -> str:
-    """A table of both models' sizes."""
-    size = _SIZES[framework.name]
-    lines = [f'{"":8}{"parameters":>12}{f"MACs at {size[0]}x{size[1]}":>20}']
+def comparison(before: Config, after: Config, framework: Framework) -> Table:
+    """Make a table of both models' parameters and multiply-accumulates.
+
+    Args:
+        before: The config before the swap.
+        after: The config after it.
+        framework: The configs' framework.
+    """
+    height, width = _SIZES[framework.name]
+    columns = (Column(name, justify='right') for name in ('parameters', f'MACs at {height}x{width}'))
+    table = Table('', *columns, box=None, pad_edge=False)
     for name, cfg in (('before', before), ('after', after)):
         settings = without_files(cfg.model.to_dict())
-        params = count_parameters(_build(settings, framework)) / 1e6
-        lines.append(f'{name:8}{f"{params:.1f} M":>12}{_macs(settings, framework, size):>20}')
-    return '\n'.join(lines)
+        parameters = count_parameters(_build(settings, framework)) / 1e6
+        table.add_row(name, f'{parameters:.1f} M', _macs(settings, framework, (height, width)))
+    return table
 
 
 def _build(settings: Mapping[str, Any], framework: Framework) -> nn.Module:
@@ -34,10 +42,10 @@ def _build(settings: Mapping[str, Any], framework: Framework) -> nn.Module:
 
 
 def _macs(settings: Mapping[str, Any], framework: Framework, size: tuple[int, int]) -> str:
-    """The count, or that there is none: not of every model is it known which parts count."""
+    """The count, or that there is none."""
     try:
         with torch.device('meta'):
             model = _build(settings, framework)
         return f'{sum(count_macs(model, size).values()) / 1e9:.1f} G'
-    except Exception:  # constructors that compute, operators without a count
+    except Exception:  # a constructor that computes, or an operator that cannot be counted
         return 'not counted'

@@ -9,22 +9,24 @@ from mmdet.structures import DetDataSample, TrackDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData, PixelData
 
+from mmnat.config_tree import walk
+
 Batch = dict[str, Any]
 
 #: Height and width; multiples of 64, which necks with coarse maps need.
 SIZE = (128, 192)
-#: Heads that take other sizes: squares, or maps of stride 128 that a 3 x 3 deformable convolution fits in.
+#: Heads that need other sizes: squares, or maps of stride 128 that hold a 3 x 3 deformable convolution.
 _SIZES = dict(CornerHead=(128, 128), CentripetalHead=(128, 128), DDODHead=(384, 384))
 _BOXES = 4
 _BRANCHES = ('sup', 'unsup_teacher', 'unsup_student')
 
 
 def detection_batch(model: Mapping[str, Any], images: int) -> Batch:
-    """Images with objects, with all annotations that a detector may ask for.
+    """Make images with objects, with all annotations that a detector may need.
 
     Args:
-        model: the model's config.
-        images: how many.
+        model: The model's config.
+        images: The number of images.
     """
     if 'semi_train_cfg' in model:
         batches = {name: detection_batch(model['detector'], images) for name in _BRANCHES}
@@ -36,11 +38,11 @@ def detection_batch(model: Mapping[str, Any], images: int) -> Batch:
 
 
 def video_batch(model: Mapping[str, Any], videos: int) -> Batch:
-    """Videos of two frames with the same objects.
+    """Make videos of two frames with the same objects.
 
     Args:
-        model: the model's config.
-        videos: how many.
+        model: The model's config.
+        videos: The number of videos.
     """
     rng = np.random.RandomState(0)
     inputs, samples = [], []
@@ -57,7 +59,7 @@ def video_batch(model: Mapping[str, Any], videos: int) -> Batch:
 
 
 def image_size(model: Mapping[str, Any]) -> tuple[int, int]:
-    """Height and width of the images, which some heads prescribe."""
+    """Height and width of the images; some heads prescribe them."""
     for value in _values(model, 'input_size'):
         if isinstance(value, int):
             return value, value
@@ -65,13 +67,8 @@ def image_size(model: Mapping[str, Any]) -> tuple[int, int]:
     return next((size for kind, size in _SIZES.items() if kind in kinds), SIZE)
 
 
-def _values(part: Any, key: str) -> list[Any]:
-    if isinstance(part, Mapping):
-        found = [part[key]] if key in part else []
-        return found + [value for item in part.values() for value in _values(item, key)]
-    if isinstance(part, (list, tuple)):
-        return [value for item in part for value in _values(item, key)]
-    return []
+def _values(model: Mapping[str, Any], key: str) -> list[Any]:
+    return [part[key] for _, part in walk(model) if key in part]
 
 
 def _classes(model: Mapping[str, Any]) -> int:
@@ -114,10 +111,10 @@ def _sample(model: Mapping[str, Any], size: tuple[int, int], rng: np.random.Rand
     sample.ignored_instances = InstanceData(
         bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
     )
-    if 'mask' in str(model):  # some assigners take centres from masks wherever there are some
+    if 'mask' in str(model):  # some assigners use masks if there are any
         sample.gt_instances.masks = _masks(boxes, height, width)
         sample.ignored_instances.masks = _masks([], height, width)
-    # Of a semantic branch beside the boxes, labels come at an eighth of the size.
+    # A semantic branch beside the boxes expects labels at an eighth of the size.
     step = 8 if 'semantic_head' in (model.get('roi_head') or {}) else 1
     labels = rng.randint(0, classes, (1, height // step, width // step))
     sample.gt_sem_seg = PixelData(sem_seg=torch.from_numpy(labels))

@@ -1,4 +1,4 @@
-"""Writing a config."""
+"""Write a config."""
 
 from pathlib import Path
 
@@ -12,12 +12,12 @@ def write_config(cfg: Config, path: str) -> None:
     """Write a config that inherits nothing, whole or not at all.
 
     Raises:
-        UserError: where a file cannot hold it: it has values, such as functions, that no text stands for.
+        UserError: If the config has values that a file cannot hold, such as functions.
     """
     try:
         text = cfg.pretty_text
         same = Config.fromstring(text, '.py').to_dict() == cfg.to_dict()
-    except Exception as error:  # whatever a text that is no config may raise
+    except Exception as error:  # a text that is no config may raise anything
         lines = str(error).splitlines() or [type(error).__name__]
         raise _unwritable(path, lines[0]) from error
     if not same:

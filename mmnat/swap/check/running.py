@@ -1,11 +1,9 @@
-"""Builds the model of a config and runs a loss step and a prediction."""
+"""Build the model of a config, and run a loss step and a prediction."""
 
 import copy
-import logging
 import traceback
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,28 +14,14 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope, Registry
 from torch import nn
 
+from mmnat.swap.quiet import quiet
+
 from .reduction import is_tracker, reduced
-from .upstream import mend
+from .upstream import Fault, mend
 
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what models say while they are built out of a report."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            yield
-    finally:
-        logging.disable(previous)
-
-
-#: What users call the functions that run a model.
+#: Names for users of the functions that run a model.
 _STEPS = dict(_loss='loss', _predict='prediction')
-
-
-#: What of an optimiser wrapper says how parameters are grouped.
+#: Settings of an optimiser wrapper that group the parameters.
 _GROUPING = ('optimizer', 'paramwise_cfg', 'constructor')
 
 
@@ -45,55 +29,66 @@ class DoesNotRun(Exception):
     """A model that a check could not build or run."""
 
 
-def check_runs(cfg: Config, registry: Registry) -> list[str]:
+@dataclass(frozen=True)
+class Run:
+    """A model that ran.
+
+    Attributes:
+        faults: Faults of installed packages that the check mended in memory before the model ran.
+        notes: What the check left out.
+    """
+
+    faults: list[Fault]
+    notes: list[str]
+
+
+def check_runs(cfg: Config, registry: Registry) -> Run:
     """Build a config's model and optimiser, run a loss step, its backward and a prediction on random data.
 
     Args:
-        cfg: the config.
-        registry: of the framework's models.
-
-    Returns:
-        What to say of the run: what was left out, or mended first (:mod:`mmnat.swap.check.upstream`).
+        cfg: The config.
+        registry: The registry of the framework's models.
 
     Raises:
-        DoesNotRun: where anything of it fails, or a loss is not finite.
+        DoesNotRun: If any of these steps fails, or a loss is not finite.
     """
     torch.manual_seed(0)
-    MessageHub.get_current_instance().update_info_dict(dict(iter=0, epoch=0))  # losses that warm up ask
+    # Losses with a warm-up ask for the iteration and the epoch.
+    MessageHub.get_current_instance().update_info_dict(dict(iter=0, epoch=0))
     try:
         with quiet(), DefaultScope.overwrite_default_scope(registry.scope):
             return _run(ConfigDict(reduced(cfg.model.to_dict())), cfg.get('optim_wrapper'), registry)
     except DoesNotRun:
         raise
-    except Exception as error:  # whatever a model may raise
+    except Exception as error:  # a model may raise anything
         step = _STEPS.get(_failed_step(error), 'build')
         raise DoesNotRun(f'{step}: {type(error).__name__}: {_first_line(error)}') from error
 
 
-def _run(config: ConfigDict, optim_wrapper: ConfigDict | None, registry: Registry) -> list[str]:
+def _run(config: ConfigDict, optim_wrapper: ConfigDict | None, registry: Registry) -> Run:
     model = _build(config, registry)
     if optim_wrapper and 'optimizer' in optim_wrapper:
-        # A wrapper for lower precision would ask for a GPU.
+        # Not the wrapper's own type: AmpOptimWrapper needs a GPU.
         settings = {key: optim_wrapper[key] for key in _GROUPING if key in optim_wrapper}
         build_optim_wrapper(model, ConfigDict(type='OptimWrapper', **settings))
-    notes = [f'after mending the installed {registry.scope}: {fault}' for fault in mend(model)]
+    run = Run(faults=mend(model), notes=[])
     if _only_for_testing(config):
-        notes.append('prediction only: the config is for testing')
+        run.notes.append('prediction only: the config is for testing')
     else:
         _loss(model, config, registry.scope)
     _predict(model, config, registry.scope)
-    return notes
+    return run
 
 
 def _only_for_testing(config: Mapping[str, Any]) -> bool:
-    """Whether a config leaves out assigners or losses: the zero-shot ones of models that read text do."""
+    """Whether a config lacks assigners or losses, as the zero-shot configs of models that read text do."""
     if 'language_model' not in config:
         return False
     return not config.get('train_cfg') or 'loss_bbox' not in config['bbox_head']
 
 
 def _failed_step(error: Exception) -> str:
-    """The name of the function that raised an error, of those that run a model."""
+    """Which of the functions that run a model raised an error."""
     names = (frame.name for frame in traceback.extract_tb(error.__traceback__))
     return next((name for name in names if name in _STEPS), '')
 

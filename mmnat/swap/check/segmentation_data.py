@@ -11,11 +11,11 @@ SIZE = (128, 128)
 
 
 def segmentation_batch(model: Mapping[str, Any], images: int) -> dict[str, Any]:
-    """Images with a label for every pixel.
+    """Make images with a label for every pixel.
 
     Args:
-        model: the model's config.
-        images: how many.
+        model: The model's config.
+        images: The number of images.
     """
     generator = torch.Generator().manual_seed(0)
     head = model['decode_head']

@@ -1,4 +1,4 @@
-"""A text encoder without weights, in the place of one that a check cannot download."""
+"""A text encoder without weights, which replaces one that a check cannot download."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _DIM = 768
 
 
 def stand_in_for_configs() -> None:
-    """Have heads that only read the size of BERT take that of its base model, without a download."""
+    """Give heads that only read the size of BERT the size of its base model, without a download."""
     try:
         from transformers import BertConfig
     except ImportError:
@@ -25,7 +25,7 @@ def stand_in_for_configs() -> None:
 
 @dataclass
 class _Tokens:
-    """Token numbers of texts, and which token a character of the first text belongs to."""
+    """Token ids of texts, and the token of every character of the first text."""
 
     input_ids: Tensor
     attention_mask: Tensor
@@ -37,7 +37,7 @@ class _Tokens:
 
 
 class _Tokenizer:
-    """A token for each word and each full stop."""
+    """Makes a token of each word and each full stop."""
 
     def __init__(self, max_tokens: int) -> None:
         self.max_tokens = max_tokens
@@ -72,7 +72,7 @@ def _tokenize(text: str) -> tuple[list[int], dict[int, int]]:
 
 @MODELS.register_module()
 class StandInTextEncoder(BaseModel):
-    """Takes and gives what mmdet's BertModel does, with an embedding of token numbers for its layers."""
+    """Has the inputs and outputs of mmdet's BertModel, and an embedding of token ids for its layers."""
 
     def __init__(
         self,

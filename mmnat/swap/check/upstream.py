@@ -1,27 +1,50 @@
-"""Faults of the installed frameworks that keep models from running with any backbone, mended here."""
+"""Faults of installed packages that stop models, whatever the backbone, and how to mend them in memory."""
 
 import functools
+import importlib
 import inspect
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 
-def mend(model: nn.Module) -> list[str]:
-    """Mend what is known to be broken in a model, and say what it was."""
+@dataclass(frozen=True)
+class Fault:
+    """A fault of an installed package.
+
+    Attributes:
+        package: The package's import name.
+        description: What is wrong.
+    """
+
+    package: str
+    description: str
+
+    def __str__(self) -> str:
+        version = getattr(importlib.import_module(self.package), '__version__', '')
+        return f'{self.package} {version}: {self.description}'
+
+
+def mend(model: nn.Module) -> list[Fault]:
+    """Mend the known faults of a model's classes, in this model only.
+
+    Returns:
+        The faults.
+    """
     menders = (_mend_ssd, _mend_grounding_dino, _mend_masked_convolutions, _mend_unclipped_masks)
-    mended = [mender(model) for mender in menders]
-    return [said for said in mended if said]
+    faults = [mender(model) for mender in menders]
+    return [fault for fault in faults if fault is not None]
 
 
-def _mend_ssd(model: nn.Module) -> str | None:
+def _mend_ssd(model: nn.Module) -> Fault | None:
     head = getattr(model, 'bbox_head', None)
     if type(head).__name__ not in ('SSDHead', 'PISASSDHead') or hasattr(head, 'loss_cls'):
         return None
     head.loss_cls = None
-    return 'SSDHead has no loss_cls, which its prediction asks for'
+    return Fault('mmdet', 'SSDHead has no loss_cls, which its prediction asks for')
 
 
-def _mend_grounding_dino(model: nn.Module) -> str | None:
+def _mend_grounding_dino(model: nn.Module) -> Fault | None:
     decoder = getattr(model, 'decoder', None)
     if type(decoder).__name__ != 'GroundingDinoTransformerDecoder':
         return None
@@ -32,10 +55,12 @@ def _mend_grounding_dino(model: nn.Module) -> str | None:
     if first.in_features == inherited or not _encodes_by_query():
         return None
     decoder.ref_point_head = MLP(inherited, decoder.embed_dims, decoder.embed_dims, 2)
-    return "GroundingDINO's decoder takes half of the position encoding that DINO's forward gives it"
+    return Fault(
+        'mmdet', "GroundingDINO's decoder takes half of the position encoding that DINO's forward gives it"
+    )
 
 
-def _mend_masked_convolutions(model: nn.Module) -> str | None:
+def _mend_masked_convolutions(model: nn.Module) -> Fault | None:
     if not any(type(module).__name__ == 'MaskedConv2d' for module in model.modules()):
         return None
     from mmcv.ops import MaskedConv2d
@@ -43,7 +68,7 @@ def _mend_masked_convolutions(model: nn.Module) -> str | None:
     for module in model.modules():
         if isinstance(module, MaskedConv2d):
             module.forward = functools.partial(_convolve_all, module)
-    return 'MaskedConv2d of mmcv has no kernel for the CPU, a dense convolution takes its place'
+    return Fault('mmcv', 'MaskedConv2d has no kernel for the CPU, a dense convolution takes its place')
 
 
 def _convolve_all(module: nn.Conv2d, features: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -51,13 +76,16 @@ def _convolve_all(module: nn.Conv2d, features: Tensor, mask: Tensor | None = Non
     return output if mask is None else output * mask[:, None].to(output.dtype)
 
 
-def _mend_unclipped_masks(model: nn.Module) -> str | None:
+def _mend_unclipped_masks(model: nn.Module) -> Fault | None:
     if type(model).__name__ != 'QueryInst':
         return None
     for module in model.modules():
         if hasattr(module, 'bbox_coder'):
             module.bbox_coder.clip_border = True
-    return 'QueryInst on the CPU fails to paste masks of boxes that lie outside the image, they are clipped'
+    return Fault(
+        'mmdet',
+        'QueryInst on the CPU fails to paste masks of boxes that lie outside the image, they are clipped',
+    )
 
 
 def _encodes_by_query() -> bool:

@@ -3,13 +3,15 @@
 import json
 from pathlib import Path
 
+import mmdet
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 
 from benchmarks.swaps import walk
-from benchmarks.swaps.rows import FAILED, RAN, Row, read_rows, write_rows
+from benchmarks.swaps.examine import Outcome
+from benchmarks.swaps.rows import FAILED, RAN, RAN_AFTER_MENDING, Row, read_rows, totals, write_rows
 from benchmarks.swaps.workers import examine_all
 from mmdet_nat.swap import MMDET
 from mmdet_nat.swap import swap_backbone as swap_detector
@@ -20,6 +22,7 @@ from mmnat.data.scenes import OBJECT_CLASSES, SEGMENT_CLASSES, SEGMENT_PALETTE, 
 from mmnat.errors import UserError
 from mmnat.models import NAT
 from mmnat.swap import NAMES, SwapRefused, swap
+from mmnat.swap.check import upstream
 from mmnat.swap.check.files import write_config
 from mmnat.swap.check.running import DoesNotRun, check_runs
 from mmnat.swap.levels import assign
@@ -32,6 +35,7 @@ from mmseg_nat.swap import swap_backbone as swap_segmentor
 ROOT = Path(__file__).parents[3]
 RETINANET = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 PSPNET = 'mmseg::pspnet/pspnet_r50-d8_4xb4-80k_ade20k-512x512.py'
+SSD = 'mmdet::ssd/ssd300_coco.py'
 SWIN = 'mmseg::swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py'
 TRACKER = 'strongsort_yolox_x_8xb4-80e_crowdhuman-mot17halftrain_test-mot17halfval.py'
 STRONGSORT = f'mmdet::strongsort/{TRACKER}'
@@ -106,11 +110,11 @@ def test_unknown_variants_name_the_nearest():
     ],
 )
 def test_levels_go_by_stride_then_by_depth(strides, levels):
-    assert assign([FeatureMap(8, stride) for stride in strides], deepest=True) == levels
+    assert assign([FeatureMap(8, stride) for stride in strides], single_map_uses_coarsest=True) == levels
 
 
 def test_a_single_map_keeps_its_stride_where_heads_count_on_it():
-    assert assign([FeatureMap(8, 16)], deepest=False) == [2]
+    assert assign([FeatureMap(8, 16)], single_map_uses_coarsest=False) == [2]
 
 
 # What follows
@@ -588,6 +592,20 @@ def test_command_never_overwrites(capsys, tmp_path, monkeypatch):
     assert 'NAT' in out.read_text() and len(list(tmp_path.iterdir())) == 1
 
 
+def test_command_names_faults_that_it_mended(capsys, tmp_path, monkeypatch):
+    """The swap is right and is written; the user's own training would fail."""
+    out = tmp_path / 'new.py'
+    arguments = (SSD, '--backbone', 'nat_mini', '--pretrained', 'none', '--out', str(out))
+    code, text, _ = run(capsys, *arguments, '--check')
+    assert code == command.RUNS_ONLY_MENDED == 3 and out.is_file()
+    assert f'mmdet {mmdet.__version__}: SSDHead has no loss_cls' in text
+    assert 'your own training or test will stop there' in text
+    assert run(capsys, *arguments, '--force')[0] == 0, 'without --check nothing is known of faults'
+    monkeypatch.setattr(upstream, '_mend_ssd', lambda model: None)
+    code, _, error = run(capsys, *arguments, '--force', '--check')
+    assert code == 2 and 'the swapped model does not run: prediction' in error, 'the fault is gone'
+
+
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
@@ -682,7 +700,7 @@ def test_walk_is_resumed(tmp_path, capsys, monkeypatch):
     def examine(framework, jobs, processes, timeout):
         for name, _ in jobs:
             examined.append(name)
-            yield name, (RAN, '', 1.0)
+            yield name, Outcome(RAN, '', 1.0)
 
     monkeypatch.setattr(walk, 'examine_all', examine)
     arguments = ['--framework', 'mmseg', '--filter', 'fastscnn', '--report', str(report)]
@@ -694,6 +712,27 @@ def test_walk_is_resumed(tmp_path, capsys, monkeypatch):
     write_rows(report, [Row('mmseg', name, RAN, model='another')])
     walk.main(arguments)
     assert len(examined) == 2 and '1 ran (100.0%)' in capsys.readouterr().out
+
+
+def test_walk_counts_mended_models_apart_and_keeps_them(tmp_path, capsys, monkeypatch):
+    report = tmp_path / 'swaps.csv'
+    mended = Outcome(RAN_AFTER_MENDING, 'after mending the installed mmseg: a fault', None)
+    monkeypatch.setattr(walk, 'examine_all', lambda _, jobs, *__: ((name, mended) for name, _ in jobs))
+    arguments = ['--framework', 'mmseg', '--filter', 'fastscnn', '--report', str(report)]
+    walk.main(arguments)
+    (row,) = read_rows(report).values()
+    assert (row.status, row.seconds) == ('ran after mending', '')
+    assert '0 ran (0.0%), 1 ran after mending (100.0%)' in capsys.readouterr().out
+    monkeypatch.setattr(walk, 'examine_all', lambda _, jobs, *__: (pytest.fail(name) for name, _ in jobs))
+    walk.main(arguments)
+
+
+@pytest.mark.parametrize('framework', ['mmdet', 'mmseg'])
+def test_published_rows_tell_mended_models_apart(framework):
+    rows = read_rows(ROOT / f'benchmarks/results/swaps_{framework}.csv')
+    for row in rows.values():
+        assert (row.status == RAN_AFTER_MENDING) == row.reason.startswith('after mending '), row.config
+    assert f'{len(rows)} configs' in totals(rows)
 
 
 @pytest.mark.long

@@ -28,7 +28,7 @@ class ConfigEditor:
             path: The field.
             default: What to return if the config has no such field.
         """
-        value = self.config
+        value: Any = self.config
         for key in split(path):
             try:
                 value = value[key]

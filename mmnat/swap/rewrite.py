@@ -105,7 +105,7 @@ def _refuse(place: Place, framework: Framework) -> None:
     for field in ('backbone', 'neck', *framework.heads, 'roi_head'):
         parts = place.model.get(field)
         for part in parts if isinstance(parts, (list, tuple)) else [parts]:
-            kind = type_name(part).split('.')[-1] if isinstance(part, Mapping) else None
+            kind = type_name(part).split('.')[-1] if isinstance(part, Mapping) else ''
             if kind in framework.refusals:
                 raise SwapRefused(f'{place.path}.{field} {kind} {framework.refusals[kind]}')
 

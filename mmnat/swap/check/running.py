@@ -12,7 +12,6 @@ from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope, Registry
-from torch import nn
 
 from mmnat.swap.quiet import quiet
 
@@ -93,7 +92,7 @@ def _failed_step(error: Exception) -> str:
     return next((name for name in names if name in _STEPS), '')
 
 
-def _build(config: dict[str, Any], registry: Registry) -> nn.Module:
+def _build(config: dict[str, Any], registry: Registry) -> Any:
     if _needs_text_encoder(config):
         from .text_encoder import stand_in_for_configs
 
@@ -107,7 +106,7 @@ def _needs_text_encoder(config: Mapping[str, Any]) -> bool:
     return 'language_model' in config
 
 
-def _loss(model: nn.Module, config: dict[str, Any], scope: str) -> None:
+def _loss(model: Any, config: dict[str, Any], scope: str) -> None:
     model.train()
     inner, config = _trained_part(model, config)
     data = _preprocessed(model, inner, _batch(config, scope, training=True), training=True)
@@ -122,7 +121,7 @@ def _loss(model: nn.Module, config: dict[str, Any], scope: str) -> None:
 
 
 @torch.no_grad()
-def _predict(model: nn.Module, config: dict[str, Any], scope: str) -> None:
+def _predict(model: Any, config: dict[str, Any], scope: str) -> None:
     model.eval()
     inner, config = _trained_part(model, config)
     data = _preprocessed(model, inner, _batch(config, scope, training=False), training=False)
@@ -131,7 +130,7 @@ def _predict(model: nn.Module, config: dict[str, Any], scope: str) -> None:
         raise DoesNotRun(f'prediction: {len(results)} results for {len(data["data_samples"])} images')
 
 
-def _trained_part(model: nn.Module, config: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+def _trained_part(model: Any, config: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The model, or the detector inside a tracker."""
     if is_tracker(config):
         return model.detector, config['detector']
@@ -160,9 +159,7 @@ def _is_video(config: Mapping[str, Any]) -> bool:
     return preprocessor.endswith('TrackDataPreprocessor')
 
 
-def _preprocessed(
-    model: nn.Module, inner: nn.Module, batch: dict[str, Any], training: bool
-) -> dict[str, Any]:
+def _preprocessed(model: Any, inner: Any, batch: dict[str, Any], training: bool) -> dict[str, Any]:
     if inner is model:
         return model.data_preprocessor(batch, training)
     # A tracker's preprocessor takes videos, its detector images.

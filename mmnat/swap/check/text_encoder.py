@@ -48,10 +48,10 @@ class _Tokenizer:
             ids, owner = _tokenize(text)
             rows.append(torch.tensor(ids))
             owners.append(owner)
-        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        padded = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         if padding == 'max_length':
-            ids = nn.functional.pad(ids, (0, self.max_tokens - ids.shape[1]))
-        return _Tokens(ids, (ids > 0).long(), owners[0])
+            padded = nn.functional.pad(padded, (0, self.max_tokens - padded.shape[1]))
+        return _Tokens(padded, (padded > 0).long(), owners[0])
 
 
 def _tokenize(text: str) -> tuple[list[int], dict[int, int]]:
@@ -85,9 +85,9 @@ class StandInTextEncoder(BaseModel):
         self.max_tokens, self.pad_to_max = max_tokens, pad_to_max
         self.by_sentence = use_sub_sentence_represent
         self.tokenizer = _Tokenizer(max_tokens)
-        body = nn.Embedding(_WORD + 1, _DIM)
+        body: Any = nn.Embedding(_WORD + 1, _DIM)
         body.language_dim = _DIM
-        self.language_backbone = nn.ModuleDict(dict(body=body))
+        self.language_backbone: Any = nn.ModuleDict(dict(body=body))
         self.language_backbone.body = body
 
     def forward(self, captions: Sequence[str], **kwargs: Any) -> dict[str, Tensor]:

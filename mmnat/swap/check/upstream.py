@@ -4,6 +4,7 @@ import functools
 import importlib
 import inspect
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -37,7 +38,7 @@ def mend(model: nn.Module) -> list[Fault]:
 
 
 def _mend_ssd(model: nn.Module) -> Fault | None:
-    head = getattr(model, 'bbox_head', None)
+    head: Any = getattr(model, 'bbox_head', None)
     if type(head).__name__ not in ('SSDHead', 'PISASSDHead') or hasattr(head, 'loss_cls'):
         return None
     head.loss_cls = None
@@ -45,7 +46,7 @@ def _mend_ssd(model: nn.Module) -> Fault | None:
 
 
 def _mend_grounding_dino(model: nn.Module) -> Fault | None:
-    decoder = getattr(model, 'decoder', None)
+    decoder: Any = getattr(model, 'decoder', None)
     if type(decoder).__name__ != 'GroundingDinoTransformerDecoder':
         return None
     from mmdet.models.layers.transformer.utils import MLP
@@ -79,6 +80,7 @@ def _convolve_all(module: nn.Conv2d, features: Tensor, mask: Tensor | None = Non
 def _mend_unclipped_masks(model: nn.Module) -> Fault | None:
     if type(model).__name__ != 'QueryInst':
         return None
+    module: Any
     for module in model.modules():
         if hasattr(module, 'bbox_coder'):
             module.bbox_coder.clip_border = True

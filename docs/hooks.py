@@ -1,7 +1,10 @@
-"""What `mkdocs build` generates: the help of the commands and the tables of the model zoo.
+"""What `mkdocs build` puts into the pages: the help of commands, tables and files of the repository.
 
-A page asks for it with a comment on a line of its own: ``<!-- help: train -->``,
-``<!-- models: configs/nat -->`` or ``<!-- classifiers -->``.
+A page asks for it with a comment on a line of its own:
+
+- ``<!-- help: train -->``: what ``mmnat train --help`` prints;
+- ``<!-- table: configs/nat/README.md -->``: the table that tools/dev/check_zoo.py writes into this README;
+- ``<!-- include: CONTRIBUTING.md -->``: the whole file.
 """
 
 import argparse
@@ -13,22 +16,16 @@ from typing import Any
 from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[1]
-HELP = re.compile(r'^<!-- help: (\S+) -->$', re.MULTILINE)
-MODELS = re.compile(r'^<!-- models: (\S+) -->$', re.MULTILINE)
-CLASSIFIERS = '<!-- classifiers -->'
-TABLE_OF_MODELS = re.compile(r'<!-- models -->\n(.*?)\n<!-- end of models -->', re.DOTALL)
+REQUEST = re.compile(r'^<!-- (help|table|include): (\S+) -->$', re.MULTILINE)
+TABLE = re.compile(r'<!-- (models|backbones) -->\n(?P<rows>.*?)\n<!-- end of \1 -->', re.DOTALL)
 LINK_TO_CONFIG = re.compile(r'\[([^]]+)\]\(([^)]+)\.py\)')
-# Links from an included README to a file of the repository.
-LINK_TO_FILE = re.compile(r'\[([^]]+)\]\((?!https?:|#)[^)]*\)')
+LINK_TO_FILE = re.compile(r'(?<!!)\[([^]]+)\]\((?!https?://|#)[^)]*\)')
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Replace the comments by what they ask for; mkdocs calls it for every page."""
-    markdown = HELP.sub(lambda match: help_of(match[1]), markdown)
-    markdown = MODELS.sub(lambda match: models_of(match[1]), markdown)
-    if CLASSIFIERS in markdown:
-        markdown = markdown.replace(CLASSIFIERS, classifiers())
-    return markdown
+    actions = dict(help=help_of, table=table_of, include=content_of)
+    return REQUEST.sub(lambda match: actions[match[1]](match[2]), markdown)
 
 
 def parser_of(command: str) -> argparse.ArgumentParser:
@@ -38,16 +35,14 @@ def parser_of(command: str) -> argparse.ArgumentParser:
         """Ends the command."""
 
     def catch(parser: argparse.ArgumentParser, *_: Any) -> None:
-        caught.append(parser)
-        raise Caught
+        raise Caught(parser)
 
-    caught = list[argparse.ArgumentParser]()
     module = import_module(f'mmnat.commands.{command.replace("-", "_")}')
     with mock.patch.object(argparse.ArgumentParser, 'parse_args', catch):
         try:
             module.main([])
-        except Caught:
-            return caught[0]
+        except Caught as caught:
+            return caught.args[0]
     raise RuntimeError(f'mmnat {command} does not parse its command line')
 
 
@@ -57,26 +52,12 @@ def help_of(command: str) -> str:
         return f'```text\n{parser_of(command).format_help().rstrip()}\n```'
 
 
-def models_of(folder: str) -> str:
-    """The table of a family's README, with the names of the configs instead of links to them."""
-    (table,) = TABLE_OF_MODELS.findall((ROOT / folder / 'README.md').read_text())
-    return LINK_TO_CONFIG.sub(lambda match: f'{match[1]}<br>`{Path(match[2]).name}`', table)
+def table_of(path: str) -> str:
+    """The table of a README, with the names of the configs instead of links to them."""
+    (table,) = TABLE.finditer((ROOT / path).read_text(encoding='utf-8'))
+    return LINK_TO_CONFIG.sub(lambda match: f'{match[1]}<br>`{Path(match[2]).name}`', table['rows'])
 
 
-def classifiers() -> str:
-    """The table of the pretrained backbones with their published figures."""
-    from mmnat.models.published import CLASSIFIERS
-
-    lines = ['| backbone | image | parameters | MACs | top-1 | weights |', '|---|---|---|---|---|---|']
-    for model in CLASSIFIERS.values():
-        kernel = '' if model.kernel_size == 7 else f', kernel {model.kernel_size}'
-        cells = [
-            f'{model.backbone.__name__}-{model.arch.capitalize()}{kernel}',
-            f'{model.resolution}x{model.resolution}',
-            f'{model.params:.0f} M',
-            f'{model.macs:.1f} G',
-            f'{model.top1:.1f}',
-            f'[weights]({model.checkpoint})',
-        ]
-        lines.append(f'| {" | ".join(cells)} |')
-    return '\n'.join(lines)
+def content_of(path: str) -> str:
+    """A file; its links to other files of the repository, which the site does not have, become text."""
+    return LINK_TO_FILE.sub(r'\1', (ROOT / path).read_text(encoding='utf-8'))

@@ -13,10 +13,10 @@ from hooks import ROOT
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
-from tiny_training import draw_data, write_configs  # noqa: E402
+from tiny_training import draw_data, write_configs
 
-from mmnat.__main__ import main  # noqa: E402
-from natten_ops import na2d  # noqa: E402
+from mmnat.__main__ import main
+from natten_ops import na2d
 
 PAGE = (ROOT / 'docs/troubleshooting.md').read_text(encoding='utf-8')
 FORMER_CONFIG = "model = dict(type='MaskRCNN', pretrained='nat_mini.pth')\ndata = dict(samples_per_gpu=2)\n"

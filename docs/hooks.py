@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 REQUEST = re.compile(r'^<!-- (help|table|include): (\S+) -->$', re.MULTILINE)
 TABLE = re.compile(r'<!-- (models|backbones) -->\n(?P<rows>.*?)\n<!-- end of \1 -->', re.DOTALL)
 LINK_TO_CONFIG = re.compile(r'\[([^]]+)\]\(([^)]+)\.py\)')
+# What Sphinx would make a link of: :func:`na2d`.
+ROLE = re.compile(r':(?:attr|class|data|func|meth|mod):(?=<code>)')
 LINK_TO_FILE = re.compile(r'(?<!!)\[([^]]+)\]\((?!https?://|#)[^)]*\)')
 
 
@@ -26,6 +28,11 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """Replace the comments by what they ask for; mkdocs calls it for every page."""
     actions = dict(help=help_of, table=table_of, include=content_of)
     return REQUEST.sub(lambda match: actions[match[1]](match[2]), markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Drop Sphinx's roles, which docstrings have; mkdocs calls it for every page."""
+    return ROLE.sub('', html)
 
 
 def parser_of(command: str) -> argparse.ArgumentParser:

@@ -84,7 +84,7 @@ benchmark: setup  ## time operator, modules and backbones, into benchmarks/resul
 	$(BIN)/python -m benchmarks.plot
 
 docs: setup  ## build the documentation into site/
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: setup  ## check style, formatting and types
 	$(BIN)/ruff check .

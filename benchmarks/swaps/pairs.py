@@ -6,6 +6,9 @@ _DEMO_INSTANCES = 'mask-rcnn_nat-demo_fpn_demo-instances'
 _DEMO_SCENES = 'nat-demo_upernet_demo-scenes'
 _FRUITS_NUTS_SCENES = 'nat-demo_upernet_fruits-nuts'
 _FRUITS_NUTS = 'mask-rcnn_nat-demo_fpn_fruits-nuts'
+#: The recipes by the data that they train on.
+DEMO_RECIPES = (_DEMO_INSTANCES, _DEMO_SCENES)
+FRUITS_NUTS_RECIPES = (_FRUITS_NUTS, _FRUITS_NUTS_SCENES)
 
 _MASK_RCNN = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
 _ATSS = 'mmdet::atss/atss_r50_fpn_1x_coco.py'

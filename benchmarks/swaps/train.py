@@ -26,7 +26,7 @@ from mmnat.preflight.models import build_model
 from mmnat.swap.check.files import write_config
 from mmnat.swap.quiet import quiet
 
-from .pairs import PAIRS, Pair
+from .pairs import DEMO_RECIPES, FRUITS_NUTS_RECIPES, PAIRS, Pair
 from .small_data import small_config
 from .training import Training
 
@@ -86,8 +86,7 @@ def prepare_data(pairs: Sequence[Pair]) -> None:
     Raises:
         UserError: If other data is missing.
     """
-    recipes = [pair.recipe for pair in pairs]
-    if any('fruits_nuts' in recipe for recipe in recipes):
+    if any(pair.recipe in FRUITS_NUTS_RECIPES for pair in pairs):
         if not FRUITS_NUTS.is_dir():
             raise UserError(
                 f'{FRUITS_NUTS} does not exist',
@@ -95,7 +94,7 @@ def prepare_data(pairs: Sequence[Pair]) -> None:
             )
         if not LABEL_MAPS.is_dir():
             make_label_maps(FRUITS_NUTS / 'trainval.json', LABEL_MAPS, held_out=4)
-    if any('demo/' in recipe for recipe in recipes):
+    if any(pair.recipe in DEMO_RECIPES for pair in pairs):
         make_demo_data(DATA, TRAIN_IMAGES, VAL_IMAGES, SEED)
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 from types import TracebackType
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
@@ -50,7 +51,7 @@ def parse_config(path: str, import_custom_modules: bool = True) -> Config:
     path = find_config(path)
     _let_configs_be_inherited()
     try:
-        return Config.fromfile(path, import_custom_modules=import_custom_modules)
+        cfg = Config.fromfile(path, import_custom_modules=import_custom_modules)
     except ImportError as error:
         # mmengine appends sys.path to its message, one entry a line.
         raise UserError(
@@ -60,6 +61,8 @@ def parse_config(path: str, import_custom_modules: bool = True) -> Config:
     except Exception as error:
         place, reason = _locate(path, error)
         raise UserError(f'config {place} does not load: {reason}', 'correct it') from error
+    _drop_own_scope(cfg._cfg_dict)
+    return cfg
 
 
 def framework(cfg: Config) -> str:
@@ -115,6 +118,20 @@ def _let_configs_be_inherited() -> None:
     # onedl-mmsegmentation, it finds by the name of the module.
     if not is_installed('mmsegmentation'):
         MODULE2PACKAGE['mmseg'] = 'mmseg'
+
+
+def _drop_own_scope(value: Any) -> None:
+    """Remove ``_scope_ = 'mmnat'`` from all that a config inherits from ``mmnat::``.
+
+    mmengine adds the package as the scope, and looks there for the types. Ours are those of the framework.
+    """
+    if isinstance(value, dict):
+        if value.get('_scope_') == 'mmnat':
+            del value['_scope_']
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            _drop_own_scope(item)
 
 
 def _locate(path: str, error: Exception) -> tuple[str, str]:

@@ -23,10 +23,10 @@ def read_config(path: str) -> Config:
     """Read a config file and register the modules of its framework.
 
     Args:
-        path (str): The config, as :func:`mmnat.config_files.find_config` takes it.
+        path: The config, as :func:`mmnat.config_files.find_config` takes it.
 
     Returns:
-        Config: The config.
+        The config.
     """
     cfg = parse_config(path)
     _check_generation(cfg)
@@ -38,12 +38,12 @@ def parse_config(path: str, import_custom_modules: bool = True) -> Config:
     """Read a config file and those that it inherits from.
 
     Args:
-        path (str): The config, as :func:`mmnat.config_files.find_config` takes it.
-        import_custom_modules (bool): Import what its ``custom_imports`` name. Without, neither torch nor a
+        path: The config, as :func:`mmnat.config_files.find_config` takes it.
+        import_custom_modules: Import what its ``custom_imports`` name. Without, neither torch nor a
             framework is imported, which takes many seconds.
 
     Returns:
-        Config: The config.
+        The config.
 
     Raises:
         UserError: If the file does not exist or does not load.

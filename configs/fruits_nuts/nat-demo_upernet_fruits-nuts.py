@@ -1,5 +1,5 @@
 # The same photographs for a segmentor, with label maps made of the masks:
-# python mmnat label-maps data/fruits_nuts/trainval.json data/fruits_nuts_label_maps --held-out 4
+# mmnat label-maps data/fruits_nuts/trainval.json data/fruits_nuts_label_maps --held-out 4
 _base_ = '../demo/nat-demo_upernet_demo-scenes.py'
 
 images = 'data/fruits_nuts/images'

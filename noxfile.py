@@ -47,7 +47,7 @@ def wheel(session: nox.Session, torch: str) -> None:
         import natten_ops, mmnat.models, torch
         assert torch.__version__.startswith({torch!r}), torch.__version__
         assert 'site-packages' in natten_ops.__file__ and 'site-packages' in mmnat.models.__file__
-        from natten_ops import dispatch as operator
+        from natten_ops import dispatch
         assert not dispatch.CPU_PROBLEM
         print('torch', torch.__version__, 'CUDA:', dispatch.CUDA_PROBLEM or 'loaded')
     """

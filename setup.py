@@ -135,6 +135,8 @@ class BuildPython(build_py):
 
     def run(self) -> None:
         """Copy the packages, then what belongs to them; an editable installation gets links."""
+        if not self.editable_mode:
+            shutil.rmtree(self.build_lib, ignore_errors=True)  # modules of an earlier build that are gone
         super().run()
         if self.editable_mode:
             target = ROOT / 'mmnat/.mim'
@@ -144,7 +146,6 @@ class BuildPython(build_py):
                 (target / name).symlink_to(Path('../..') / name)
             return
         target = Path(self.build_lib) / 'mmnat/.mim'
-        shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(ROOT / 'configs', target / 'configs', ignore=shutil.ignore_patterns('__pycache__'))
         shutil.copytree(
             ROOT / 'tools', target / 'tools', ignore=shutil.ignore_patterns('__pycache__', 'dev')

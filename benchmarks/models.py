@@ -79,7 +79,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.add_argument(f'--{name}', action='store_true', help='make this table; by default all')
     parser.add_argument('--image-size', default='800x1216', help='HxW of the image; by default 800x1216')
     parser.add_argument(
-        '--out-dir', type=Path, default=FOLDER, help='the folder of the CSV files; by default benchmarks'
+        '--out-dir',
+        type=Path,
+        default=FOLDER,
+        help=f'the folder of the CSV files; by default {FOLDER}',
     )
     return parser.parse_args(argv)
 

@@ -12,9 +12,9 @@ in float32 whatever the dtype, which are timed between the repetitions. On CUDA,
 of the necessary traffic, of that of a copy within the device's memory which is timed between the
 repetitions; times are those of the device, between events (benchmarks/lib/devices.py).
 
-Peers are window attention as in Swin Transformer, with as many keys, where dilation is 1; and for kernel
+Peers are window attention as in Swin Transformer, with as many keys, if dilation is 1; and for kernel
 size 7, dilation 1, head_dim 32 and on the CPU batch 1 and float32, on CUDA batch 16 and float16, the
-PyTorch reference, compiled FlexAttention and the natten package. Where a peer fails, takes too long or too
+PyTorch reference, compiled FlexAttention and the natten package. If a peer fails, takes too long or too
 much memory, its row says so.
 """
 
@@ -45,7 +45,7 @@ LEVELS = ((2, 4), (4, 8), (8, 16), (16, 32))
 INPUTS = {'coco': (800, 1216), 'ade20k': (512, 512)}
 DTYPES = ('float32', 'bfloat16', 'float16')
 LARGEST = 'largest'
-# What is measured where an option is left out: maps, kernel sizes, head_dims, batches and dtypes.
+# What is measured if an option is left out: maps, kernel sizes, head_dims, batches and dtypes.
 USUAL = {
     'cpu': (list(INPUTS), ['7', '13'], ['32', '64'], ['1', '4'], ['float32']),
     'cpu, quick': (['coco'], ['7'], ['32'], ['1'], ['float32']),
@@ -107,7 +107,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help='measure not only natten_ops, which is the default',
     )
     parser.add_argument(
-        '--out', type=Path, help='the CSV file; by default benchmarks/operator_cpu.csv or operator_cuda.csv'
+        '--out',
+        type=Path,
+        help=f'the CSV file; by default operator_cpu.csv or operator_cuda.csv in {FOLDER}',
     )
     return parser.parse_args(argv)
 
@@ -116,7 +118,7 @@ def list_cases(args: argparse.Namespace) -> list[Case]:
     """The cases that the options name.
 
     Raises:
-        UserError: Where an option is no valid value, or a window does not fit its map.
+        UserError: If an option is no valid value, or a window does not fit its map.
     """
     usual = USUAL['cpu, quick' if args.quick and args.device == 'cpu' else args.device]
     given = (args.maps, args.kernel_size, args.head_dim, args.batch, args.dtype)

@@ -46,7 +46,7 @@ def select(rows: Sequence[dict[str, str]], path: Path) -> tuple[str, Figures]:
         The number of threads, and the rows with figures by direction, map and implementation.
 
     Raises:
-        UserError: Where there are none.
+        UserError: If there are none.
     """
     fitting = [
         row
@@ -74,11 +74,11 @@ def draw(axis: Axes, direction: str, figures: Figures) -> None:
             row = figures.get((direction, map_name, name))
             if row is None:
                 continue
-            label, colour = IMPLEMENTATIONS[name]
+            label, color = IMPLEMENTATIONS[name]
             if name == 'natten' and row['note']:
                 label = f'{label}, {row["note"]}'
             time = float(row['median_ms'])
-            bar = axis.bar(place - 0.4 + (i + 0.5) * width, time, width, color=colour, label=label)
+            bar = axis.bar(place - 0.4 + (i + 0.5) * width, time, width, color=color, label=label)
             axis.bar_label(bar, [f'{time:.3g}' if time < 100 else f'{time:.0f}'], fontsize=7, padding=1)
     for place, map_name in enumerate(maps):
         rows = [row for key, row in figures.items() if key[:2] == (direction, map_name)]

@@ -6,13 +6,13 @@ configs, too.
 
 from mmdet.registry import MODELS
 
-from mmnat.models import NAT, DiNAT, DiNAT_s
+from mmnat.models import BACKBONES, NAT, DiNAT, DiNAT_s
 
 from .ade20k_panoptic import BoxlessADE20KPanopticDataset
 from .cityscapes_panoptic import CityscapesPanopticDataset, CityscapesPanopticMetric
 from .swap import swap_backbone, swapped
 
-for _backbone in (NAT, DiNAT, DiNAT_s):
+for _backbone in BACKBONES.values():
     MODELS.register_module(module=_backbone)
 
 __all__ = [

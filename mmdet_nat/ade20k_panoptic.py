@@ -12,7 +12,7 @@ from .panoptic import NamedPanopticDataset
 class BoxlessADE20KPanopticDataset(NamedPanopticDataset):
     """ADE20K without the boxes of its annotation files, which ade20k2coco.py computes wrongly.
 
-    mmdet drops a thing whose box is empty, and cropping one whose box is outside. Here all boxes are as
+    mmdet drops a thing if its box is empty, or if its box lies outside of a crop. Here all boxes are as
     large as the image, so nothing is dropped: a pipeline that crops has to go by the masks, with
     ``recompute_bbox`` in RandomCrop and with FilterAnnotations after it.
 
@@ -22,7 +22,7 @@ class BoxlessADE20KPanopticDataset(NamedPanopticDataset):
         kwargs: The other arguments of :class:`mmdet.datasets.CocoPanopticDataset`.
 
     Raises:
-        ValueError: Where the annotation file has other classes.
+        ValueError: If the annotation file has other classes.
     """
 
     METAINFO = ADE20KPanopticDataset.METAINFO

@@ -44,7 +44,7 @@ class CityscapesPanopticDataset(NamedPanopticDataset):
         kwargs: The other arguments of :class:`mmdet.datasets.CocoPanopticDataset`.
 
     Raises:
-        ValueError: Where the annotation file has other classes.
+        ValueError: If the annotation file has other classes.
     """
 
     METAINFO = {

@@ -10,9 +10,9 @@ from mmengine.fileio import load
 class NamedPanopticDataset(CocoPanopticDataset):
     """Base of data sets with an annotation file in COCO's panoptic format.
 
-    mmdet gives out labels in the order of the annotation file, while its heads want those of things first:
-    here labels go by name. It also takes minutes to read thousands of images that share segment ids, as
-    those of ADE20K and Cityscapes do; here it is seconds.
+    mmdet numbers the labels in the order of the annotation file, but its heads expect the things first.
+    Here the names decide. Reading is also faster: if thousands of images share segment ids, as in ADE20K
+    and Cityscapes, it takes seconds instead of minutes.
 
     Args:
         ann_file: The annotation file.
@@ -20,7 +20,7 @@ class NamedPanopticDataset(CocoPanopticDataset):
         kwargs: The other arguments of :class:`mmdet.datasets.CocoPanopticDataset`.
 
     Raises:
-        ValueError: Where the annotation file has other classes.
+        ValueError: If the annotation file has other classes.
     """
 
     def load_data_list(self) -> list[dict]:

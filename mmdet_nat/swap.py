@@ -26,7 +26,7 @@ def swap_backbone(
         backbone: A variant such as 'nat_tiny', or the backbone's config, ``dict(type='DiNAT', ...)``.
         pretrained: 'published' for the variant's ImageNet weights, a file or URL, or None to train from
             scratch. Default: 'published'.
-        optimizer: 'keep' for the config's own optimiser, 'nat' for the published AdamW. Default: 'keep'.
+        optimizer: 'keep' for the config's own optimizer, 'nat' for the published AdamW. Default: 'keep'.
 
     Returns:
         The new config.
@@ -52,7 +52,7 @@ def swapped(
         backbone: A variant such as 'nat_tiny', or the backbone's config, ``dict(type='DiNAT', ...)``.
         pretrained: 'published' for the variant's ImageNet weights, a file or URL, or None to train from
             scratch. Default: 'published'.
-        optimizer: 'keep' for the config's own optimiser, 'nat' for the published AdamW. Default: 'keep'.
+        optimizer: 'keep' for the config's own optimizer, 'nat' for the published AdamW. Default: 'keep'.
 
     Returns:
         The top-level fields that the swap changed, which replace the inherited ones.

@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         'mmnat',
         description='NAT, DiNAT and DiNAT_s for mmdet and mmseg.',
-        epilog='\n'.join(['commands:', *lines, '', '`mmnat COMMAND --help` tells the options of one.']),
+        epilog='\n'.join(['commands:', *lines, '', 'Options of a command: mmnat COMMAND --help']),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('--version', action='store_true', help='print versions and compiled kernels')

@@ -2,13 +2,13 @@
 
 import importlib
 from types import TracebackType
-from typing import Any
 
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.utils import is_installed
 
 from mmnat.config_files import FRAMEWORKS, find_config
+from mmnat.config_tree import walk
 from mmnat.errors import UserError
 
 # Fields that a runnable config has since mmdet 3.0 and mmseg 1.0, and those that it had before.
@@ -61,7 +61,7 @@ def parse_config(path: str, import_custom_modules: bool = True) -> Config:
     except Exception as error:
         place, reason = _locate(path, error)
         raise UserError(f'config {place} does not load: {reason}', 'correct it') from error
-    _drop_own_scope(cfg._cfg_dict)
+    _drop_own_scope(cfg)
     return cfg
 
 
@@ -120,18 +120,14 @@ def _let_configs_be_inherited() -> None:
         MODULE2PACKAGE['mmseg'] = 'mmseg'
 
 
-def _drop_own_scope(value: Any) -> None:
+def _drop_own_scope(cfg: Config) -> None:
     """Remove ``_scope_ = 'mmnat'`` from all that a config inherits from ``mmnat::``.
 
     mmengine adds the package as the scope, and looks there for the types. Ours are those of the framework.
     """
-    if isinstance(value, dict):
-        if value.get('_scope_') == 'mmnat':
-            del value['_scope_']
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            _drop_own_scope(item)
+    for _, part in walk(cfg._cfg_dict):
+        if part.get('_scope_') == 'mmnat':
+            del part['_scope_']
 
 
 def _locate(path: str, error: Exception) -> tuple[str, str]:

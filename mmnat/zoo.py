@@ -25,8 +25,8 @@ class PublishedModel:
         params: published parameters in millions.
         macs: published multiply-accumulates in billions.
         size: height and width of the image that those are for.
-        iterations: of the training; None where it is in epochs.
-        epochs: of the training; None where it is in iterations.
+        iterations: of the training; None if it counts epochs.
+        epochs: of the training; None if it counts iterations.
         batch_size: images in a batch, over all GPUs.
         results: task to metrics to values, in percent.
         weights: where the trained weights are.

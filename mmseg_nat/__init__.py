@@ -5,11 +5,11 @@ All that a config needs: ``custom_imports = dict(imports=['mmseg_nat'])``.
 
 from mmseg.registry import MODELS
 
-from mmnat.models import NAT, DiNAT, DiNAT_s
+from mmnat.models import BACKBONES, NAT, DiNAT, DiNAT_s
 
 from .swap import swap_backbone, swapped
 
-for _backbone in (NAT, DiNAT, DiNAT_s):
+for _backbone in BACKBONES.values():
     MODELS.register_module(module=_backbone)
 
 __all__ = ['NAT', 'DiNAT', 'DiNAT_s', 'swap_backbone', 'swapped']

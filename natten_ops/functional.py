@@ -184,7 +184,7 @@ def na1d(
         value: like query.
         kernel_size: keys in a window.
         stride: queries that share a window, at most ``kernel_size``.
-        dilation: distance of neighbouring keys in a window.
+        dilation: distance of neighboring keys in a window.
         is_causal: whether keys after the query are absent.
         scale: factor of the dot products; None for ``head_dim ** -0.5``.
         rpb: relative position bias ``(heads, 2 * kernel_size - 1)``; None for no bias.
@@ -245,7 +245,7 @@ def na2d(
         kernel_size: keys in a window on each axis, odd or even, one int or ``(k_h, k_w)``.
         stride: consecutive queries that share the window of the one in their middle (on a causal axis: of
             the last), one int or ``(s_h, s_w)``; at most ``kernel_size``, and 1 with padding valid.
-        dilation: distance of neighbouring keys in a window, one int or ``(d_h, d_w)``. Padding shifted
+        dilation: distance of neighboring keys in a window, one int or ``(d_h, d_w)``. Padding shifted
             needs ``k_h * d_h <= H`` and ``k_w * d_w <= W``, padding valid ``(k_h - 1) * d_h < H`` and
             so on.
         is_causal: whether keys after the query are absent from its window, one bool or one per axis;
@@ -294,7 +294,7 @@ def na3d(
         value: like query.
         kernel_size: keys in a window on each axis, one int or one per axis.
         stride: queries that share a window, at most ``kernel_size``, one int or one per axis.
-        dilation: distance of neighbouring keys in a window, one int or one per axis.
+        dilation: distance of neighboring keys in a window, one int or one per axis.
         is_causal: whether keys after the query are absent, one bool or one per axis.
         scale: factor of the dot products; None for ``head_dim ** -0.5``.
         rpb: relative position bias ``(heads, 2 * k_d - 1, 2 * k_h - 1, 2 * k_w - 1)``; None for no bias.

@@ -100,7 +100,7 @@ class NeighborhoodAttention2D(_NeighborhoodAttention):
         dim: channels of input and output.
         num_heads: attention heads; divides ``dim``.
         kernel_size: keys in a window on each axis, int or one per axis.
-        dilation: distance of neighbouring keys, int or one per axis. Default: 1.
+        dilation: distance of neighboring keys, int or one per axis. Default: 1.
         rel_pos_bias: learn a relative position bias ``rpb``. Default: True.
         qkv_bias: give the query-key-value projection a bias. Default: True.
         qk_scale: factor of the dot products. Default: None, ``head_dim ** -0.5``.

@@ -6,9 +6,9 @@ group that shares the window of its leader: the one at ``first + stride // 2``, 
 ``first + stride - 1``, and in an incomplete last group at most ``m - 1``. With stride 1 every query leads
 itself. Of a query at position ``p``, with ``k`` for kernel_size, the window holds the ``k`` keys
 
-- from ``leader - k // 2`` on, where the axis is not causal; with padding shifted they are shifted inwards
+- from ``leader - k // 2`` on, if the axis is not causal; with padding shifted they are shifted inwards
   at the borders, so that all lie inside;
-- that end with the leader, where it is causal; of these, keys after ``p`` are absent, and with padding
+- that end with the leader, if it is causal; of these, keys after ``p`` are absent, and with padding
   shifted those before the start are, too. Causal windows are not shifted.
 
 Absent keys have no part in the softmax. With padding zeros, keys of the window that lie outside the feature
@@ -73,7 +73,7 @@ def axis_windows(
         length: tokens on the axis; with padding shifted at least ``kernel_size * dilation``.
         kernel_size: keys in a window.
         stride: queries that share a window, at most ``kernel_size``; 1 for padding valid.
-        dilation: distance of neighbouring keys.
+        dilation: distance of neighboring keys.
         is_causal: whether keys after the query are absent.
         padding: one of :data:`PADDINGS`.
         device: the device of the results.

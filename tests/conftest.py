@@ -23,7 +23,7 @@ def pytest_ignore_collect(collection_path, config):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Print how far the golden vectors were missed: the figures that the README has."""
+    """Print how far the golden vectors were missed: the figures in docs/exactness.md."""
     passed = terminalreporter.getreports('passed')
     golden = [report for report in passed if '::test_golden[' in report.nodeid and report.user_properties]
     if golden:

@@ -1,1 +1,1 @@
-"""Parts shared by the benchmarks in ``tools``."""
+"""Parts that the benchmarks share."""

@@ -27,7 +27,7 @@ class Case:
         head_dim: Channels of a head.
         batch: Feature maps.
         kernel_size: Keys in a window, on both axes.
-        dilation: Distance of neighbouring keys.
+        dilation: Distance of neighboring keys.
         dtype: Name in torch.
         device: Name.
     """

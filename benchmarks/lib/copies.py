@@ -11,7 +11,7 @@ class Copy:
     """A copy within the device's memory that is timed beside other calls: GB/s, read and written.
 
     Args:
-        device: How to time, and where.
+        device: The device, which knows how to time.
     """
 
     def __init__(self, device: Device) -> None:
@@ -36,7 +36,7 @@ def measure_copy(device: Device, moment: str) -> tuple[Copy, dict[str, str]]:
     """Measure the rate of copies.
 
     Args:
-        device: How to time, and where.
+        device: The device, which knows how to time.
         moment: When in the run, to say in the head of a file.
 
     Returns:

@@ -84,7 +84,7 @@ def _status(name: str) -> int:
 class Cuda:
     """The current CUDA device: time between events, and memory of torch's allocator.
 
-    A call is timed as in a training step, where the host runs ahead: while the device waits, the call is
+    A call is timed as in a training step, in which the host runs ahead: while the device waits, the call is
     put on the stream as a whole, so that only what the device does counts. What the call reads is not in
     the cache. Memory that does not come from torch's allocator is not seen; natten_ops takes none.
     """
@@ -141,7 +141,7 @@ def get_device(name: str, known: Sequence[str] = tuple(DEVICES)) -> Device:
         known: The names that may be given.
 
     Raises:
-        UserError: Where it is none of them, or torch finds no such device.
+        UserError: If it is none of them, or torch finds no such device.
     """
     if name not in known:
         raise UserError(

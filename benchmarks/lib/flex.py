@@ -32,7 +32,7 @@ def flex_computation(case: Case, compiled: bool = True) -> Computation:
             inside = inside & (offset >= 0) & (offset < kernel_size * dilation) & (offset % dilation == 0)
         return inside
 
-    # Nothing is computed where the mask is false, but the indices have to be valid there.
+    # If the mask is false, nothing is computed, but the indices still have to be valid.
     def bias_entry(key: Tensor, query: Tensor) -> Tensor:
         return ((key - query) // dilation + kernel_size - 1).clamp(0, 2 * kernel_size - 2)
 

@@ -24,12 +24,12 @@ def describe_machine(threads: list[int], device: Device) -> dict[str, str]:
 
     Args:
         threads: The numbers of threads that were measured with.
-        device: Where was measured.
+        device: The device that was measured.
     """
     memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
     facts = {
         'date': datetime.datetime.now(datetime.timezone.utc).strftime('%Y-%m-%d %H:%M UTC'),
-        'command': shlex.join(['python', '-m', f'benchmarks.{Path(sys.argv[0]).stem}', *sys.argv[1:]]),
+        'command': shlex.join(['python', '-m', _module(), *sys.argv[1:]]),
         'commit': _commit(),
         'processor': processor(),
         'cores': str(len(os.sched_getaffinity(0))),
@@ -62,13 +62,19 @@ def _gpu() -> dict[str, str]:
     }
 
 
+def _module() -> str:
+    """The module that runs, as ``python -m`` takes it."""
+    program = Path(sys.argv[0]).resolve().with_suffix('')
+    return '.'.join(program.relative_to(ROOT).parts) if program.is_relative_to(ROOT) else program.name
+
+
 def _commit() -> str:
-    """The commit of the source; empty where it is no git checkout."""
+    """The commit of the source; empty if it is no git checkout."""
     return _first_line('git', '-C', str(ROOT), 'describe', '--always', '--dirty', '--abbrev=12')
 
 
 def _first_line(*command: str) -> str:
-    """The first line that a program prints; empty where it fails."""
+    """The first line that a program prints; empty if it fails."""
     try:
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):

@@ -17,7 +17,7 @@ from .workload import Computation
 
 
 def check_kernels(device_name: str) -> None:
-    """Check that natten_ops computes with kernels there; raises UserError where it would not."""
+    """Check that natten_ops computes with kernels there; raises UserError if it would not."""
     if dispatch.CPU_PROBLEM:
         raise UserError('natten_ops has no compiled library', 'run `pip install .`')
     if device_name == 'cuda' and dispatch.CUDA_PROBLEM:

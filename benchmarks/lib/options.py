@@ -64,7 +64,7 @@ def thread_counts(texts: Sequence[str] | None) -> list[int]:
     """The values of ``--threads``.
 
     Raises:
-        UserError: Where one is no positive int, or more than the processors that may be used.
+        UserError: If one is no positive int, or more than the processors that may be used.
     """
     if texts is None:
         return [torch.get_num_threads()]
@@ -79,7 +79,7 @@ def restart_with(capability: str | None) -> None:
     """Start this program again with the instruction set, which torch reads once, when it is loaded.
 
     Raises:
-        UserError: Where the processor lacks it.
+        UserError: If the processor lacks it.
     """
     if capability is None or os.environ.get(_CAPABILITY) == capability:
         return

@@ -37,7 +37,7 @@ def in_fresh_process(function: Callable[..., Any], *arguments: object, limit: fl
         limit: Seconds after which the process is ended.
 
     Raises:
-        NotRun: Where the function raised, the process died or the time was over.
+        NotRun: If the function raised, the process died or the time was over.
     """
     receiver, sender = _context().Pipe(duplex=False)
     process = _context().Process(target=_run, args=(sender, function, arguments))

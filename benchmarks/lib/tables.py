@@ -41,10 +41,10 @@ class Table:
         print('  '.join(cells).rstrip(), flush=True)
 
     def write(self, path: Path, head: Mapping[str, str]) -> None:
-        """Write a CSV file with ``# name: value`` lines before it, atomic_write an old one when complete.
+        """Write a CSV file that begins with ``# name: value`` lines, whole or not at all.
 
         Raises:
-            UserError: Where it cannot be written.
+            UserError: If it cannot be written.
         """
         with atomic_write(path) as unfinished, unfinished.open('w', newline='') as file:
             file.writelines(f'# {name}: {value}\n' for name, value in head.items())
@@ -76,7 +76,7 @@ def read_table(path: Path, columns: Iterable[str]) -> tuple[dict[str, str], list
         What the comments say, by name, and the rows.
 
     Raises:
-        UserError: Where the file cannot be read or lacks a column.
+        UserError: If the file cannot be read or lacks a column.
     """
     try:
         lines = path.read_text().splitlines()

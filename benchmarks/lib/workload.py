@@ -101,7 +101,7 @@ def peak_memory(workload: Workload, threads: int) -> Memory:
         threads: Of torch.
 
     Raises:
-        NotRun: Where the call fails.
+        NotRun: If the call fails.
     """
     return in_fresh_process(_peak_memory, workload, threads, limit=CALL_SECONDS)
 
@@ -135,7 +135,7 @@ def measure_peer(
         budget: As for :func:`benchmarks.lib.timing.time_calls`.
 
     Raises:
-        NotRun: Where it fails, or needs more than :data:`PEER_SECONDS` or :data:`PEER_BYTES`.
+        NotRun: If it fails, or needs more than :data:`PEER_SECONDS` or :data:`PEER_BYTES`.
     """
     return in_fresh_process(
         _measure_peer, workload, threads, yardstick, repeats, budget, limit=PEER_SECONDS

@@ -1,1 +1,1 @@
-"""What becomes of swaps: a framework's configs swapped and run, and models trained before and after."""
+"""Measurements of the swap: all configs of a framework swapped and run, and pairs of models trained."""

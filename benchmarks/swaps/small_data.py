@@ -29,7 +29,7 @@ def small_config(pair: Pair) -> Config:
     """The config of a pair, with its own ResNet, for training from scratch on small data.
 
     Detectors get the narrow neck and heads of the demo's detector, which trains in minutes on a CPU.
-    Images and optimiser are those of this project's demos, chosen for a small NAT. Nothing was tuned for
+    Images and optimizer are those of this project's demos, chosen for a small NAT. Nothing was tuned for
     the ResNet or for the backbone that replaces it.
     """
     cfg, recipe = (plain(read_config(name)) for name in (pair.config, pair.recipe))

@@ -1,6 +1,6 @@
 """Train models of mmdet and mmseg from scratch, with their own ResNet and with NAT-Mini in its place.
 
-Both models of a pair get the same images, optimiser and iterations; they differ only in what `mmnat swap`
+Both models of a pair get the same images, optimizer and iterations; they differ only in what `mmnat swap`
 changes. Interrupted and started again, this script goes on with the trainings that are not done. It
 generates the data in data/demo; for data/fruits_nuts see the README.
 """
@@ -23,8 +23,8 @@ from mmnat.data.label_maps import make_label_maps
 from mmnat.data.scenes import make_demo_data
 from mmnat.errors import UserError, report_user_errors
 from mmnat.preflight.models import build_model
-from mmnat.swap.check.files import write_config
 from mmnat.swap.quiet import quiet
+from mmnat.swap.written_config import write_config
 
 from .pairs import DEMO_RECIPES, FRUITS_NUTS_RECIPES, PAIRS, Pair
 from .small_data import small_config
@@ -90,7 +90,7 @@ def prepare_data(pairs: Sequence[Pair]) -> None:
         if not FRUITS_NUTS.is_dir():
             raise UserError(
                 f'{FRUITS_NUTS} does not exist',
-                'put or link it there (README), or leave it out with --only',
+                'put or link it there (docs/own_data/detector.md), or leave it out with --only',
             )
         if not LABEL_MAPS.is_dir():
             make_label_maps(FRUITS_NUTS / 'trainval.json', LABEL_MAPS, held_out=4)

@@ -56,7 +56,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     write(converted.checkpoint, args.dst)
     print(*converted.report, sep='\n')
     print(f'{args.dst}: {len(converted.checkpoint["state_dict"])} tensors')
-
-
-if __name__ == '__main__':
-    main()

@@ -1,4 +1,4 @@
-"""Count parameters and multiply-accumulates of configs and set them beside the published figures.
+"""Count parameters and multiply-accumulates of configs and compare them with the published figures.
 
 Counted on tensors without memory: neither weights nor a GPU are needed, and a model takes about a second.
 mmnat/complexity/models.py says what counts.
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     size = tuple(args.size) if args.size else None
     rows = measure_all() if args.all else (measure_config(path, size) for path in args.configs)
     output = sys.stdout
-    with redirect_stdout(sys.stderr):  # where what the frameworks print does not mix with the results
+    with redirect_stdout(sys.stderr):  # what the frameworks print does not mix with the results
         if args.json:
             print(json.dumps(list(rows), indent=2), file=output)
             return
@@ -66,7 +66,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(_columns('model', heads), file=output)
         for row in rows:
             print(_line(row), file=output, flush=True)
-
-
-if __name__ == '__main__':
-    main()

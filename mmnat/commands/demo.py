@@ -38,7 +38,7 @@ class Demo:
 
     @property
     def work_dir(self) -> Path:
-        """Where everything goes that is not data."""
+        """The folder of everything that is not data."""
         return Path('work_dirs') / self.config
 
 
@@ -116,8 +116,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f'  checkpoint         {checkpoint}')
     missed = [name for name, least in demo.least.items() if not reached[name] >= least]
     if missed:
-        raise UserError(f'{" and ".join(missed)} stayed below what the demo should reach', 'report it')
-
-
-if __name__ == '__main__':
-    main()
+        raise UserError(f'{" and ".join(missed)} is lower than expected', 'please report it')

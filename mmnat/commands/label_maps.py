@@ -1,8 +1,8 @@
-"""Make label maps for mmseg of the masks in a COCO annotation file: a segmentor's data of a detector's.
+"""Make label maps for mmseg from the masks of a COCO annotation file.
 
 Label 0 is the background, label k the category with the k-th smallest id. If masks overlap, the smaller one
-lies on top. OUT gets a PNG of its name for every image, and the lists train.txt and val.txt, which mmseg
-takes as ann_file.
+lies on top. OUT gets a PNG for every image, with the same name, and the lists train.txt and val.txt, which
+mmseg takes as ann_file.
 """
 
 import argparse

@@ -75,7 +75,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     path = args.out or args.work_dir / 'curves.png'
     plot(read_scalars(args.work_dir), path)
     print(path)
-
-
-if __name__ == '__main__':
-    main()

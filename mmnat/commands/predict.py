@@ -173,7 +173,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     for image, output in zip(images, outputs, strict=True):
         save_image(predict(image), output)
         print(output, flush=True)
-
-
-if __name__ == '__main__':
-    main()

@@ -3,8 +3,8 @@
 CONFIG is a path, or names a config of an installed package: mmdet::retinanet/retinanet_r50_fpn_1x_coco.py.
 
 Exit codes: 0 for success, 2 for wrong input or a model that does not run, 3 if the model ran only after
---check mended a fault of an installed package. The file of --out is written then, too, because the swap is
-right.
+--check mended a fault of an installed package. In that case, too, the file of --out is written:
+the swap itself is correct.
 """
 
 import argparse
@@ -20,9 +20,9 @@ from mmnat.config import framework, read_config
 from mmnat.errors import UserError, report_user_errors
 from mmnat.swap import NAMES, Framework, Report, SwapRefused, load_framework, swap
 from mmnat.swap.check.compare import comparison
-from mmnat.swap.check.files import write_config
 from mmnat.swap.check.running import DoesNotRun, Run, check_runs
 from mmnat.swap.quiet import quiet
+from mmnat.swap.written_config import write_config
 
 #: The exit code if the new model runs only after the check has mended an installed package.
 RUNS_ONLY_MENDED = 3
@@ -114,7 +114,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f'written: {args.out}')
     if run is not None and run.faults:
         raise SystemExit(RUNS_ONLY_MENDED)
-
-
-if __name__ == '__main__':
-    main()

@@ -96,7 +96,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.out and framework(cfg) == 'mmdet':
         _dump_predictions(runner, args.out)
     runner.test()
-
-
-if __name__ == '__main__':
-    main()

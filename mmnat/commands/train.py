@@ -69,7 +69,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     built = SeededModel(cfg)
     check_training(cfg, copy.deepcopy(built.model))
     build_runner(cfg, built).train()
-
-
-if __name__ == '__main__':
-    main()

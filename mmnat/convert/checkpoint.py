@@ -49,8 +49,8 @@ def convert(src: str, config: str | None) -> Converted:
         f'fits {expected.description}',
         *(conversion.steps or ['renamed: nothing']),
         f'dropped: {_listed([*conversion.dropped, *fitting.unused])}',
-        f'left for the model to initialise: {_listed(fitting.missing)}',
-        f'left out of the rest of the file: {_listed(source.left_out)}',
+        f'left for the model to initialize: {_listed(fitting.missing)}',
+        f'other entries not copied: {_listed(source.left_out)}',
         f'names of classes: {len(source.classes) or "none"}',
     ]
     return Converted(dict(state_dict=fitting.weights, meta=source.meta), report)

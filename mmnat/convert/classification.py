@@ -12,7 +12,7 @@ from .renaming import Conversion
 NAME = 'a classifier or backbone of the NAT release'
 
 
-def recognises(weights: Mapping[str, Tensor]) -> bool:
+def recognizes(weights: Mapping[str, Tensor]) -> bool:
     """Whether these are the weights of a backbone, with or without a classifier's head."""
     return has_blocks(weights, '') or has_blocks(weights, 'backbone.')
 

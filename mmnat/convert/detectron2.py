@@ -34,7 +34,7 @@ _STUFF = {
 # fmt: on
 
 
-def recognises(weights: Mapping[str, Tensor]) -> bool:
+def recognizes(weights: Mapping[str, Tensor]) -> bool:
     """Whether these are the weights of a Mask2Former on one of our backbones."""
     named = any(name.startswith('sem_seg_head.predictor.') for name in weights)
     return named and has_blocks(weights, 'backbone.')

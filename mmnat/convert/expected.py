@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmnat import models
 from mmnat.config import read_config, require_fields
 from mmnat.config_files import project_folder
 from mmnat.errors import UserError
+from mmnat.models import BACKBONES
 from mmnat.preflight.models import build_model
 
 from .architecture import backbone_settings, model_kind
@@ -86,7 +86,7 @@ def _backbone(settings: dict[str, Any], path: str) -> nn.Module:
     arguments = {name: value for name, value in settings.items() if name != 'type'}
     try:
         with torch.device('meta'):
-            return getattr(models, settings['type'])(**arguments)
+            return BACKBONES[settings['type']](**arguments)
     except ValueError as error:
         raise UserError(
             f'checkpoint {path} is of a backbone that does not exist: {error}', 'copy or download it again'

@@ -45,7 +45,7 @@ _RULES: list[Rule] = [
 ]
 
 
-def recognises(weights: Mapping[str, Tensor]) -> bool:
+def recognizes(weights: Mapping[str, Tensor]) -> bool:
     """Whether the weights have transformers' names."""
     return any(re.fullmatch(_BLOCK + r'attention\.self\.rpb', name) for name in weights)
 

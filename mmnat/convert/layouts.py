@@ -18,25 +18,25 @@ class Layout:
 
     Attributes:
         name: The models with this layout, for messages.
-        recognises: Whether a state dict has this layout.
+        recognizes: Whether a state dict has this layout.
         convert: Converts a state dict for today's models. Its second argument is the model of the given
             config, or None.
     """
 
     name: str
-    recognises: Callable[[Mapping[str, Tensor]], bool]
+    recognizes: Callable[[Mapping[str, Tensor]], bool]
     convert: Callable[[Mapping[str, Tensor], nn.Module | None], Conversion]
 
 
 def _of(module: ModuleType) -> Layout:
     """The layout of a module whose conversion does not depend on the config."""
-    return Layout(module.NAME, module.recognises, lambda weights, model: module.convert(weights))
+    return Layout(module.NAME, module.recognizes, lambda weights, model: module.convert(weights))
 
 
-#: A state dict has the first layout that recognises it.
+#: A state dict has the first layout that recognizes it.
 LAYOUTS = (
     _of(huggingface),
-    Layout(detectron2.NAME, detectron2.recognises, detectron2.convert),
+    Layout(detectron2.NAME, detectron2.recognizes, detectron2.convert),
     _of(openmmlab),
     _of(classification),
 )
@@ -45,7 +45,7 @@ LAYOUTS = (
 def layout_of(weights: Mapping[str, Tensor], path: str) -> Layout:
     """Return the layout of a state dict; raises UserError if it has none of them."""
     for layout in LAYOUTS:
-        if layout.recognises(weights):
+        if layout.recognizes(weights):
             return layout
     raise UserError(
         f'checkpoint {path} has none of the layouts that can be converted: its tensors are'

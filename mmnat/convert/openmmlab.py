@@ -27,7 +27,7 @@ NAME = 'a detector or segmentor of mmdet 2.x, mmseg 0.x or newer'
 _PARTS = ('neck.', 'rpn_head.', 'roi_head.', 'bbox_head.', 'panoptic_head.', 'decode_head.')
 
 
-def recognises(weights: Mapping[str, Tensor]) -> bool:
+def recognizes(weights: Mapping[str, Tensor]) -> bool:
     """Whether these are the weights of a backbone with a neck or heads."""
     return has_blocks(weights, 'backbone.') and any(name.startswith(_PARTS) for name in weights)
 

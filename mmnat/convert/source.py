@@ -84,7 +84,7 @@ def _read_safetensors(file: Path, path: str) -> dict[str, Tensor]:
 
 
 def _kept_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """The classes and colours, as mmdet 3.x and mmseg 1.x store them."""
+    """The classes and colors, as mmdet 3.x and mmseg 1.x store them."""
     if isinstance(meta.get('dataset_meta'), Mapping):
         return dict(dataset_meta=meta['dataset_meta'])
     former = {name.lower(): meta.get(name) for name in ('CLASSES', 'PALETTE')}

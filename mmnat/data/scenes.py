@@ -1,4 +1,4 @@
-"""Generates a small data set of synthetic scenes for demonstrations and tests.
+"""Generate a small data set of synthetic scenes for demonstrations and tests.
 
 The same scenes are annotated twice:
 
@@ -9,21 +9,21 @@ The same scenes are annotated twice:
   ``SEGMENT_CLASSES[k - 1]``; 0 is the label that ``reduce_zero_label=True`` ignores, and no pixel
   has it.
 
-Objects are told apart by shape. Most objects of a class also share a hue, but only most: colour alone
+Objects are told apart by shape. Most objects of a class also share a hue, but only most: color alone
 is not enough, and texture is drawn alike for all. Thin lines, dots and blobs are clutter and belong to
 the background they lie on.
 """
 
-import argparse
 import json
-import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 from pycocotools import mask as mask_utils
+
+from mmnat.atomic_file import atomic_write
+from mmnat.errors import UserError
 
 OBJECT_CLASSES = ('disc', 'square', 'triangle', 'star', 'ring')
 OBJECT_HUES = (0, 36, 72, 108, 144)  # that most objects of a class are near to, of 180
@@ -33,7 +33,7 @@ STUFF_PALETTE = [(135, 206, 235), (80, 130, 50), (210, 180, 120), (40, 80, 140)]
 SEGMENT_CLASSES = STUFF_CLASSES + OBJECT_CLASSES
 SEGMENT_PALETTE = STUFF_PALETTE + OBJECT_PALETTE
 
-GENERATOR = 'make_demo_data'
+GENERATOR = 'make_demo_data'  # in the manifest: it tells the data set from other folders
 VERSION = 1  # of what is drawn: raise it when the same arguments yield other files
 MANIFEST = 'dataset.json'
 SPLITS = ('train', 'val')
@@ -48,7 +48,7 @@ MIN_VISIBLE_PIXELS = 60
 JPEG_QUALITY = 92
 
 TEXTURES = ('plain', 'gradient', 'stripes', 'checker', 'noise')
-STUFF_COLOURS = np.array(  # BGR
+STUFF_COLORS = np.array(  # BGR
     [(225, 190, 140), (60, 120, 80), (130, 175, 200), (140, 100, 50)], np.float32
 )
 
@@ -70,10 +70,8 @@ class Scene:
     categories: list[int]
 
 
-def make_demo_data(
-    out: Path, train: int = 400, val: int = 80, seed: int = 0, *, force: bool = False
-) -> None:
-    """Writes the data set to a folder, or leaves it alone when it is there already.
+def make_demo_data(out: Path, train: int = 400, val: int = 80, seed: int = 0) -> None:
+    """Write the data set to a folder, or leave the folder alone if it holds the data set already.
 
     The folder appears complete or not at all.
 
@@ -82,38 +80,31 @@ def make_demo_data(
         train: Number of training images.
         val: Number of validation images.
         seed: Seed of the scenes. A scene depends on the seed, its split and its index only.
-        force: Make the data set anew and replace whatever the folder holds.
 
     Raises:
-        FileExistsError: The folder holds something else and ``force`` is not set.
-        NotADirectoryError: ``out`` is a file.
-        ValueError: A number is out of range.
+        UserError: If the folder holds something else or is a file, or if a number is out of range.
     """
     if train < 1 or val < 1 or seed < 0:
-        raise ValueError('a split needs at least one image, and the seed must not be negative')
+        raise UserError(
+            f'demo data need at least one image a split and a seed from 0 on, got train {train}, val {val},'
+            f' seed {seed}',
+            'correct them',
+        )
     out = Path(out).resolve()
     counts = {'train': train, 'val': val}
     manifest = {'generator': GENERATOR, 'version': VERSION, **counts, 'seed': seed}
-    if not force and _is_up_to_date(out, manifest):
+    if _is_up_to_date(out, manifest):
         print(f'{out}: already there')
         return
-    if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f'{out} is not a folder')
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f'.{out.name}-', dir=out.parent) as staging:
-        new = Path(staging, 'new')
+    with atomic_write(out) as unfinished:
         for split, count in counts.items():
-            _write_split(new, split, count, seed)
-        _write_json(new / MANIFEST, manifest)
-        if force and out.exists():
-            out.rename(Path(staging, 'old'))
-        new.rename(out)
+            _write_split(unfinished, split, count, seed)
+        _write_json(unfinished / MANIFEST, manifest)
     print(f'{out}: {train} training and {val} validation images')
 
 
 def _is_up_to_date(out: Path, manifest: dict) -> bool:
-    """Tells whether the folder holds the wanted data set already.
+    """Whether the folder holds the wanted data set already.
 
     Args:
         out: The folder.
@@ -123,9 +114,13 @@ def _is_up_to_date(out: Path, manifest: dict) -> bool:
         True for the wanted data set, False for no folder or an empty one.
 
     Raises:
-        FileExistsError: The folder holds something else.
+        UserError: If the folder holds something else, or is a file.
     """
-    if not out.is_dir() or not any(out.iterdir()):
+    if not out.exists():
+        return False
+    if not out.is_dir():
+        raise UserError(f'{out} is not a folder', 'remove or rename it')
+    if not any(out.iterdir()):
         return False
     try:
         found = json.loads((out / MANIFEST).read_text())
@@ -134,12 +129,12 @@ def _is_up_to_date(out: Path, manifest: dict) -> bool:
     if found == manifest:
         return True
     if isinstance(found, dict) and found.get('generator') == GENERATOR:
-        raise FileExistsError(f'{out} holds another demo data set, {found}; --force replaces it')
-    raise FileExistsError(f'{out} is not a demo data set; --force deletes and replaces it')
+        raise UserError(f'{out} holds another demo data set, {found}', 'remove or rename it')
+    raise UserError(f'{out} holds something that is not a demo data set', 'remove or rename it')
 
 
 def _write_split(root: Path, split: str, count: int, seed: int) -> None:
-    """Writes the images, label maps and COCO annotations of a split."""
+    """Write the images, label maps and COCO annotations of a split."""
     image_dir = root / split
     label_dir = root / 'annotations' / split
     image_dir.mkdir(parents=True)
@@ -192,7 +187,7 @@ def _write_json(path: Path, content: dict) -> None:
 
 
 def _coco_objects(scene: Scene) -> list[dict]:
-    """Returns the COCO annotations of a scene's objects, without ids."""
+    """Return the COCO annotations of a scene's objects, without ids."""
     annotations = []
     for index, category in enumerate(scene.categories):
         mask = np.asfortranarray(scene.instances == index, dtype=np.uint8)
@@ -210,7 +205,7 @@ def _coco_objects(scene: Scene) -> list[dict]:
 
 
 def label_map(scene: Scene) -> np.ndarray:
-    """Returns a scene's semantic labels, ``SEGMENT_CLASSES`` from 1 on."""
+    """Return a scene's semantic labels, ``SEGMENT_CLASSES`` from 1 on."""
     labels = scene.stuff + 1
     for index, category in enumerate(scene.categories):
         labels[scene.instances == index] = len(STUFF_CLASSES) + category + 1
@@ -218,7 +213,7 @@ def label_map(scene: Scene) -> np.ndarray:
 
 
 def make_scene(seed: int, split: str, index: int) -> Scene:
-    """Draws a scene.
+    """Draw a scene.
 
     Args:
         seed: Seed of the data set.
@@ -245,7 +240,7 @@ def _noise(
     cell_y: float,
     cell_x: float,
 ) -> np.ndarray:
-    """Returns noise about zero, mostly within 1 of it, with grains of about the given size."""
+    """Return noise about zero, mostly within 1 of it, with grains of about the given size."""
     height, width = shape
     grid = (int(height / cell_y) + 2, int(width / cell_x) + 2)
     noise = rng.standard_normal(grid, dtype=np.float32)
@@ -253,7 +248,7 @@ def _noise(
 
 
 def _grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the rows and columns of the pixels, to be broadcast."""
+    """Return the rows and columns of the pixels, to be broadcast."""
     return np.mgrid[:height, :1][0].astype(np.float32), np.arange(width, dtype=np.float32)[None]
 
 
@@ -270,7 +265,7 @@ def _draw_regions(rng: np.random.Generator, height: int, width: int) -> np.ndarr
 
 
 def _spread_points(rng: np.random.Generator, count: int, height: int, width: int) -> np.ndarray:
-    """Returns the most evenly spread of a few sets of random points."""
+    """Return the most evenly spread of a few sets of random points."""
     candidates = rng.uniform(0.1, 0.9, size=(12, count, 2)) * (height, width)
     gaps = np.linalg.norm(candidates[:, :, None] - candidates[:, None], axis=-1)
     gaps[:, range(count), range(count)] = np.inf
@@ -278,14 +273,14 @@ def _spread_points(rng: np.random.Generator, count: int, height: int, width: int
 
 
 def _paint_stuff(rng: np.random.Generator, stuff: np.ndarray) -> np.ndarray:
-    """Paints the background: each kind of stuff has its own texture and range of colours."""
+    """Paints the background: each kind of stuff has its own texture and range of colors."""
     shape = stuff.shape
     image = np.zeros((*shape, 3), np.float32)
     for kind in np.unique(stuff):
         relief = STUFF_RELIEFS[STUFF_CLASSES[kind]](rng, shape)
-        colour = STUFF_COLOURS[kind] + rng.uniform(-22, 22, 3)
+        color = STUFF_COLORS[kind] + rng.uniform(-22, 22, 3)
         region = stuff == kind
-        image[region] = (colour + relief[..., None])[region]
+        image[region] = (color + relief[..., None])[region]
     return image
 
 
@@ -315,8 +310,8 @@ STUFF_RELIEFS = {
 }
 
 
-def _random_colours(rng: np.random.Generator, count: int, hue: int | None = None) -> np.ndarray:
-    """Returns BGR colours near a hue, or of any, none of them nearly black."""
+def _random_colors(rng: np.random.Generator, count: int, hue: int | None = None) -> np.ndarray:
+    """Return BGR colors near a hue, or of any, none of them nearly black."""
     hsv = rng.integers((0, 50, 80), (180, 256, 256), size=(1, count, 3))
     if hue is not None:
         hsv[..., 0] = (hue + rng.integers(-HUE_SPREAD, HUE_SPREAD + 1, size=(1, count))) % 180
@@ -326,23 +321,23 @@ def _random_colours(rng: np.random.Generator, count: int, hue: int | None = None
 
 
 def _add_clutter(rng: np.random.Generator, image: np.ndarray) -> None:
-    """Draws thin lines, dots and small blobs, all smaller than any object."""
+    """Draw thin lines, dots and small blobs, all smaller than any object."""
     height, width = image.shape[:2]
-    for colour in _random_colours(rng, int(rng.integers(1, 5))).tolist():
+    for color in _random_colors(rng, int(rng.integers(1, 5))).tolist():
         start, end = rng.integers(0, (width, height), size=(2, 2)).tolist()
-        cv2.line(image, start, end, colour, int(rng.integers(1, 3)))
-    for colour in _random_colours(rng, int(rng.integers(4, 16))).tolist():
-        centre = rng.integers(0, (width, height)).tolist()
-        cv2.circle(image, centre, int(rng.integers(1, 3)), colour, cv2.FILLED)
-    for colour in _random_colours(rng, int(rng.integers(2, 8))).tolist():
+        cv2.line(image, start, end, color, int(rng.integers(1, 3)))
+    for color in _random_colors(rng, int(rng.integers(4, 16))).tolist():
+        center = rng.integers(0, (width, height)).tolist()
+        cv2.circle(image, center, int(rng.integers(1, 3)), color, cv2.FILLED)
+    for color in _random_colors(rng, int(rng.integers(2, 8))).tolist():
         angles = np.linspace(0, 2 * np.pi, 9, endpoint=False)
         radii = rng.uniform(1.5, 6, size=angles.shape)
         outline = _polar(angles, radii) + rng.integers(0, (width, height))
-        cv2.fillPoly(image, [np.rint(outline).astype(np.int32)], colour)
+        cv2.fillPoly(image, [np.rint(outline).astype(np.int32)], color)
 
 
 def _polar(angles: np.ndarray, radii: np.ndarray | float) -> np.ndarray:
-    """Returns the (x, y) of points given by angle and radius."""
+    """Return the (x, y) of points given by angle and radius."""
     return np.stack([np.cos(angles), np.sin(angles)], axis=-1) * np.expand_dims(radii, -1)
 
 
@@ -384,23 +379,23 @@ def _draw_shape(
     height: int,
     width: int,
 ) -> tuple[np.ndarray, int]:
-    """Draws a shape of random size, rotation and place.
+    """Draw a shape of random size, rotation and place.
 
     Returns:
         The shape's mask inside the image, and its area including what lies outside.
     """
     margin = OBJECT_SIZES[1] // 2 + 1
     radius = np.exp(rng.uniform(*np.log(OBJECT_SIZES))) / 2
-    centre = rng.uniform((0.06, 0.06), (0.94, 0.94)) * (width, height) + margin
+    center = rng.uniform((0.06, 0.06), (0.94, 0.94)) * (width, height) + margin
     canvas = np.zeros((height + 2 * margin, width + 2 * margin), np.uint8)
-    outlines = [outline + centre for outline in _outlines(rng, name, radius)]
+    outlines = [outline + center for outline in _outlines(rng, name, radius)]
     fixed_point = [np.rint(outline * 16).astype(np.int32) for outline in outlines]
     cv2.fillPoly(canvas, fixed_point, 1, cv2.LINE_8, shift=4)
     return canvas[margin:-margin, margin:-margin] > 0, int(canvas.sum())
 
 
 def _outlines(rng: np.random.Generator, name: str, radius: float) -> list[np.ndarray]:
-    """Returns the outlines of a shape round the origin; a second one is a hole."""
+    """Return the outlines of a shape round the origin; a second one is a hole."""
     turn = rng.uniform(0, 2 * np.pi)
     circle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     if name == 'disc':
@@ -415,22 +410,22 @@ def _outlines(rng: np.random.Generator, name: str, radius: float) -> list[np.nda
 
 
 def _paint_object(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray, category: int) -> None:
-    """Paints the visible part of an object in a colour that stands out from what is there."""
+    """Paints the visible part of an object in a color that stands out from what is there."""
     hue = OBJECT_HUES[category] if rng.random() < HUE_SHARE else None
     left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
     patch = image[top : top + height, left : left + width]
     mask = mask[top : top + height, left : left + width]
-    candidates = _random_colours(rng, 6, hue)
+    candidates = _random_colors(rng, 6, hue)
     contrasts = np.linalg.norm(candidates - patch[mask].mean(axis=0), axis=1)
     base = candidates[np.minimum(contrasts, 80).argmax()]
-    other = base + rng.uniform(0.2, 0.5) * (_random_colours(rng, 1)[0] - base)
+    other = base + rng.uniform(0.2, 0.5) * (_random_colors(rng, 1)[0] - base)
     mix = _texture(rng, TEXTURES[rng.integers(len(TEXTURES))], height, width)[..., None]
     paint = base + mix * (other - base)
     patch[mask] = (paint * _shading(rng, mask)[..., None])[mask]
 
 
 def _texture(rng: np.random.Generator, name: str, height: int, width: int) -> np.ndarray:
-    """Returns how much of an object's second colour is where, from 0 to 1."""
+    """Return how much of an object's second color is where, from 0 to 1."""
     if name == 'plain':
         return np.zeros((height, width), np.float32)
     if name == 'noise':
@@ -451,7 +446,7 @@ def _turned_grid(
     height: int,
     width: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the pixels' coordinates in a randomly turned frame."""
+    """Return the pixels' coordinates in a randomly turned frame."""
     rows, columns = _grid(height, width)
     angle = rng.uniform(0, 2 * np.pi)
     cosine, sine = np.cos(angle), np.sin(angle)
@@ -459,7 +454,7 @@ def _turned_grid(
 
 
 def _shading(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
-    """Returns the light on an object: from one side, and less of it at the rim."""
+    """Return the light on an object: from one side, and less of it at the rim."""
     across, _ = _turned_grid(rng, *mask.shape)
     slope = rng.uniform(0.05, 0.3) * ((across - across.min()) / np.ptp(across) - 0.5)
     depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
@@ -467,33 +462,9 @@ def _shading(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
 
 
 def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Adds what a camera does: light, blur and noise."""
+    """Add what a camera does: light, blur and noise."""
     image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.35, 0.9))
     contrast, brightness = rng.uniform(0.8, 1.15), rng.uniform(-18, 18)
     image = (image - 128) * contrast + 128 + brightness
     image += rng.uniform(1, 7) * rng.standard_normal(image.shape, dtype=np.float32)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line."""
-    parser = argparse.ArgumentParser(
-        description='Generate a small data set of synthetic scenes with COCO instance '
-        'annotations and ADE20K-style label maps.'
-    )
-    parser.add_argument('--out', type=Path, default=Path('data/demo'), help='folder to make')
-    parser.add_argument('--train', type=int, default=400, help='number of training images')
-    parser.add_argument('--val', type=int, default=80, help='number of validation images')
-    parser.add_argument('--seed', type=int, default=0, help='seed of the scenes')
-    parser.add_argument('--force', action='store_true', help='replace what the folder holds')
-    options = parser.parse_args(arguments)
-    try:
-        make_demo_data(**vars(options))
-    except (FileExistsError, NotADirectoryError, ValueError) as error:
-        print(f'{parser.prog}: {error}', file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

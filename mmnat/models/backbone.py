@@ -176,16 +176,16 @@ class NeighborhoodBackbone(BaseModule):
         for i, level in enumerate(self._levels[: last + 1]):
             x = level(x)
             if i in self.out_indices:
-                normalised = getattr(self, f'norm{i}')(x)
+                normalized = getattr(self, f'norm{i}')(x)
                 # Contiguous, although necks are faster without this copy: mmcv's RoIAlign and deformable
                 # convolution silently compute nonsense from channels-last feature maps.
-                outputs.append(normalised.permute(0, 3, 1, 2).contiguous())
+                outputs.append(normalized.permute(0, 3, 1, 2).contiguous())
             if i < last and level.downsample is not None:
                 x = level.downsample(x)
         return tuple(outputs)
 
     def init_weights(self) -> None:
-        """Initialise by ``init_cfg``, once. ``Pretrained`` loads published weights."""
+        """Initialize by ``init_cfg``, once. ``Pretrained`` loads published weights."""
         entries = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg]
         pretrained = [entry for entry in entries if entry['type'] == 'Pretrained']
         if self.is_init or not pretrained:

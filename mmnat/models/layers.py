@@ -184,7 +184,7 @@ class Block(nn.Module):
         dim: channels.
         num_heads: attention heads.
         kernel_size: keys in an attention window on each axis.
-        dilation: distance between neighbouring keys.
+        dilation: distance between neighboring keys.
         mlp_ratio: hidden channels of the MLP over ``dim``.
         qkv_bias: give the query-key-value projection a bias.
         qk_scale: factor of the dot products; None for ``head_dim ** -0.5``.

@@ -22,7 +22,7 @@ class NAT(NeighborhoodBackbone):
         mlp_ratio: hidden channels of the MLPs over their channels.
         kernel_size: keys in an attention window on each axis. Default: 7.
         in_channels: channels of the images. Default: 3.
-        out_indices: levels to return, each normalised by its ``norm{i}``. Default: (0, 1, 2, 3).
+        out_indices: levels to return, each normalized by its ``norm{i}``. Default: (0, 1, 2, 3).
         qkv_bias: give the query-key-value projections a bias. Default: True.
         qk_scale: factor of the dot products. Default: None, ``head_dim ** -0.5``.
         drop_rate: dropout probability of stem, projections and MLPs. Default: 0.
@@ -34,7 +34,7 @@ class NAT(NeighborhoodBackbone):
         frozen_stages: -1 trains everything, 0 freezes the stem, ``n`` the stem and the first ``n``
             levels. Default: -1.
         with_cp: recompute the blocks' activations in the backward, which saves memory. Default: False.
-        init_cfg: mmengine's initialisation; ``dict(type='Pretrained', checkpoint=...)`` loads published
+        init_cfg: mmengine's initialization; ``dict(type='Pretrained', checkpoint=...)`` loads published
             classification, detection and segmentation weights. Default: None, truncated normal.
 
     Raises:

@@ -65,12 +65,12 @@ def load_pretrained(backbone: nn.Module, path: str, prefix: str = '') -> None:
     if wrong:
         raise CheckpointError(
             f'checkpoint {path} is of another architecture than the {type(backbone).__name__} it was to'
-            f' initialise: {len(wrong)} differences, {"; ".join(wrong[:3])}; give the weights of the same'
+            f' initialize: {len(wrong)} differences, {"; ".join(wrong[:3])}; give the weights of the same'
             ' variant, or make arch, depths and layer_scale of the backbone those of the weights'
         )
     backbone.load_state_dict(source, strict=False)
     print_log(
-        f'{len(source) - len(unexpected)} tensors loaded from {path}; initialised anew:'
+        f'{len(source) - len(unexpected)} tensors loaded from {path}; initialized anew:'
         f' {", ".join(missing) or "none"}; not used: {", ".join(unexpected) or "none"};'
         f' resized: {len(resized)} relative position biases',
         logger='current',

@@ -26,6 +26,7 @@ _PUBLIC = {
     'ADE20KDataset': _ADE20K,
     'ADE20KInstanceDataset': _ADE20K,
     'ADE20KPanopticDataset': _ADE20K,
+    'BoxlessADE20KPanopticDataset': _ADE20K,
     'CityscapesDataset': _CITYSCAPES,
     'CityscapesPanopticDataset': _CITYSCAPES,
 }

@@ -33,14 +33,14 @@ def check_segmentation_dataset(dataset: BaseDataset, field: str) -> None:
         )
     if 'img_path' in samples[0]:
         check_dataset_images([sample['img_path'] for sample in samples], field)
-    labelled = [sample for sample in samples if sample.get('seg_map_path')]
-    missing = [s['seg_map_path'] for s in labelled if not osp.isfile(s['seg_map_path'])]
+    labeled = [sample for sample in samples if sample.get('seg_map_path')]
+    missing = [s['seg_map_path'] for s in labeled if not osp.isfile(s['seg_map_path'])]
     if missing:
         raise UserError(
             f'{field}: {len(missing)} of {len(samples)} images have no label map: {abbreviate(missing, 3)}',
             'correct seg_map_suffix or data_prefix, or restore the files',
         )
-    _check_labels(dataset, labelled, field)
+    _check_labels(dataset, labeled, field)
 
 
 def _check_labels(dataset: BaseDataset, samples: list[dict], field: str) -> None:

@@ -1,4 +1,4 @@
-"""The optimiser of a config: remove what named the old backbone, add what ours needs."""
+"""The optimizer of a config: remove what named the old backbone, add what ours needs."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -19,17 +19,17 @@ _ADAMW_DECAY = 0.01
 _OPTIMIZER = 'optim_wrapper.optimizer'
 _PARAMWISE = 'optim_wrapper.paramwise_cfg'
 _KEYS = f'{_PARAMWISE}.custom_keys'
-#: Settings in paramwise_cfg that belong to the model, not to the optimiser's recipe: what to do about
+#: Settings in paramwise_cfg that belong to the model, not to the optimizer's recipe: what to do about
 #: parameters that heads share.
 _OF_MODELS = ('_scope_', 'bypass_duplicate')
-#: Optimiser constructors that give every layer its own learning rate, by layer names that they know.
+#: Optimizer constructors that give every layer its own learning rate, by layer names that they know.
 _BY_LAYER = ('LearningRateDecayOptimizerConstructor', 'LayerDecayOptimizerConstructor')
 #: Their arguments.
 _BY_LAYER_SETTINGS = ('num_layers', 'decay_rate', 'layer_decay_rate', 'decay_type')
 
 
 def check_mode(mode: str) -> None:
-    """Refuse an unknown way to treat the optimiser.
+    """Refuse an unknown way to treat the optimizer.
 
     Raises:
         SwapRefused: If the mode is none of :data:`MODES`.
@@ -43,7 +43,7 @@ def set_optimizer(editor: ConfigEditor, mode: str, published: Mapping[str, float
 
     Args:
         editor: Holds the config.
-        mode: 'keep' to keep the optimiser and its learning rate, 'nat' for the published one.
+        mode: 'keep' to keep the optimizer and its learning rate, 'nat' for the published one.
         published: The published learning rate and weight decay in this framework.
         new: The new backbone.
     """

@@ -22,7 +22,7 @@ from .refusal import SwapRefused
 #: Side of the image, which all strides up to 128 divide: for fake tensors, and for real ones.
 _FAKE_SIDE, _SIDE = 512, 256
 
-_INITIALISERS = {getattr(Tensor, name) for name in ('uniform_', 'normal_', 'erfinv_')}
+_INITIALIZERS = {getattr(Tensor, name) for name in ('uniform_', 'normal_', 'erfinv_')}
 
 #: Results of :func:`probe_backbone` by the backbone's config, which many configs share.
 _PROBED: dict[str, tuple[list['FeatureMap'], bool]] = {}
@@ -51,11 +51,11 @@ class _Zeros(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        return args[0].zero_() if func in _INITIALISERS else func(*args, **(kwargs or {}))
+        return args[0].zero_() if func in _INITIALIZERS else func(*args, **(kwargs or {}))
 
 
 def build_alone(registry: Registry, settings: Mapping[str, Any] | Sequence, part: str) -> nn.Module:
-    """Build a part of a model, without initialising its weights.
+    """Build a part of a model, without initializing its weights.
 
     Args:
         registry: The registry of the framework's models.

@@ -40,7 +40,7 @@ def swap(
         framework: The config's framework.
         backbone: See :func:`mmnat.swap.variants.backbone_config`.
         pretrained: See there.
-        optimizer: 'keep' for the config's own optimiser, 'nat' for the published one.
+        optimizer: 'keep' for the config's own optimizer, 'nat' for the published one.
 
     Returns:
         The new config, and what was changed.
@@ -62,12 +62,12 @@ def swap(
     built = _swap_model(editor, place, framework, settings, added_neck)
     changes = len(report.changes)
     set_statistics(editor, place.model['backbone'])
-    renormalised = ', and gets images normalised for ours' if len(report.changes) > changes else ''
+    renormalized = ', and gets images normalized for ours' if len(report.changes) > changes else ''
     set_optimizer(editor, optimizer, framework.optimizer, built)
     _remove_weights(editor, place)
     _import(editor, framework.package)
     for other in place.others:
-        report.note(f'{other} keeps its own backbone{renormalised}')
+        report.note(f'{other} keeps its own backbone{renormalized}')
     return Config(editor.config, filename=getattr(cfg, 'filename', None)), report
 
 
@@ -249,7 +249,7 @@ def _remove_weights(editor: ConfigEditor, place: Place) -> None:
     work_dir = editor.get('work_dir')
     if work_dir:
         editor.report.note(
-            f'work_dir = {work_dir} is kept; give another where the old model was trained in it'
+            f'work_dir = {work_dir} is kept; give another if the old model was trained in it'
         )
 
 

@@ -40,12 +40,12 @@ def set_statistics(editor: ConfigEditor, backbone: Mapping[str, Any]) -> None:
         for path, part in walk(value, key)
         if 'mean' in part and ('std' in part or 'to_rgb' in part)
     ]
-    normalised_in_pipeline = any('std' in part and 'to_rgb' in part for _, part in transforms)
+    normalized_in_pipeline = any('std' in part and 'to_rgb' in part for _, part in transforms)
     for path, part in transforms:
         if 'to_rgb' in part:
             _set_transform(editor, path)
     for path in _preprocessors(editor):
-        if 'mean' in editor.get(path) or not normalised_in_pipeline:
+        if 'mean' in editor.get(path) or not normalized_in_pipeline:
             _set_preprocessor(editor, path)
 
 

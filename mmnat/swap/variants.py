@@ -6,14 +6,11 @@ from typing import Any
 
 import torch
 
+from mmnat.models import BACKBONES, NAT, DiNAT, DiNAT_s
 from mmnat.models.backbone import NeighborhoodBackbone
-from mmnat.models.dinat_s import DiNAT_s
-from mmnat.models.nat import NAT, DiNAT
 from mmnat.models.published import CLASSIFIERS
 
 from .refusal import SwapRefused
-
-BACKBONES: dict[str, type[NeighborhoodBackbone]] = {cls.__name__: cls for cls in (NAT, DiNAT, DiNAT_s)}
 
 #: Names that a swap accepts: the classifiers trained on 224 x 224 pixels.
 NAMES = tuple(name for name, classifier in CLASSIFIERS.items() if classifier.resolution == 224)

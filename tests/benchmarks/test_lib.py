@@ -1,6 +1,5 @@
 """The benchmarks: what they write, that the peers compute what they should, and how memory is measured."""
 
-import dataclasses
 import os
 import pickle
 import subprocess
@@ -16,6 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 pytest.importorskip('mmengine')
 
+from measured_calls import MEGABYTE, KnownMemory, allocate, fail  # noqa: E402
+
 from benchmarks import models, ops, plot  # noqa: E402
 from benchmarks.lib import copies, operators, window_attention  # noqa: E402
 from benchmarks.lib.cases import Case  # noqa: E402
@@ -24,12 +25,11 @@ from benchmarks.lib.flex import flex_computation  # noqa: E402
 from benchmarks.lib.process import NotRun, in_fresh_process  # noqa: E402
 from benchmarks.lib.tables import Table, read_table  # noqa: E402
 from benchmarks.lib.timing import Timing  # noqa: E402
-from benchmarks.lib.workload import FORWARD, TRAINING, Computation, Memory, peak_memory  # noqa: E402
+from benchmarks.lib.workload import FORWARD, TRAINING, Memory, peak_memory  # noqa: E402
 from natten_ops import dispatch, na2d  # noqa: E402
 
 TINY = ['--repeats', '1', '--threads', '1']
 SMALLEST = ['--quick', '--maps', '8x8x1', '--kernel-size', '3', '--dilation', '1', '--head-dim', '8']
-MEGABYTE = 2**20
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,7 @@ def test_restart_with_another_instruction_set(tmp_path):
         '--batch',
         '1',
     ]
-    command = [sys.executable, 'tools/ops.py', *options, *TINY, '--out', str(path), '--no-peers']
+    command = [sys.executable, '-m', 'benchmarks.ops', *options, *TINY, '--out', str(path), '--no-peers']
     environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
     subprocess.run([*command, '--capability', 'default'], cwd=ROOT, env=environment, check=True)
     head, rows = read_table(path, ops.COLUMNS)
@@ -155,36 +155,10 @@ def test_windows_are_put_together_in_their_places():
     torch.testing.assert_close(window_attention.put_together(windows, 2, (12, 12), 4)[:, :9, :11], tokens)
 
 
-@dataclasses.dataclass(frozen=True)
-class KnownMemory:
-    """Makes an intermediate of 64 MiB and an output of 16 MiB."""
-
-    device: str = 'cpu'
-    direction: str = FORWARD
-    megabytes: int = 64
-
-    def build(self):
-        return Computation(self.function, (), ())
-
-    def warm_up(self):
-        return dataclasses.replace(self, megabytes=4)
-
-    def function(self):
-        return (torch.ones(self.megabytes, MEGABYTE // 4)[: self.megabytes // 4].clone(),)
-
-
 def test_peak_memory():
     memory = peak_memory(KnownMemory(), threads=1)
     assert memory.extra / MEGABYTE == pytest.approx(64, abs=2)
     assert memory.peak / MEGABYTE == pytest.approx(80, abs=2)
-
-
-def fail():
-    raise ValueError('first line. Advice\nsecond line')
-
-
-def allocate():
-    torch.empty(2**60)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +240,7 @@ def test_operators_on_cuda(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ops, 'measure_peer', run_peer)
     with NoGpu():
         ops.main(['--device', 'cuda', *options, *TINY])
-    head, rows = read_table(tmp_path / 'benchmarks' / 'operator_cuda.csv', ops.COLUMNS)
+    head, rows = read_table(tmp_path / 'benchmarks/results/operator_cuda.csv', ops.COLUMNS)
     copies_measured = [fact for name, fact in head.items() if name.startswith('copy within cuda memory, ')]
     assert len(copies_measured) == 2 and all('GB/s read and written, 1 MiB' in f for f in copies_measured)
     assert [(row['dilation'], row['implementation']) for row in rows] == 2 * [
@@ -326,10 +300,10 @@ def test_operator_benchmark_needs_torch_only():
     """So that it runs where a GPU is, and none of the other packages."""
     program = (
         'import runpy, sys\n'
-        'for name in ("mmengine", "mmcv", "mmdet", "mmseg", "mmnat", "matplotlib", "PIL", "cv2"):\n'
+        'for name in ("mmengine", "mmcv", "mmdet", "mmseg", "matplotlib", "PIL", "cv2"):\n'
         '    sys.modules[name] = None\n'
         'sys.argv = ["benchmarks/ops.py", "--help"]\n'
-        'runpy.run_path("tools/ops.py", run_name="__main__")\n'
+        'runpy.run_module("benchmarks.ops", run_name="__main__")\n'
     )
     environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
     run = subprocess.run(
@@ -425,7 +399,7 @@ def test_plot_of_a_wrong_file(text, message, tmp_path, capsys):
 
 
 @pytest.fixture
-def models(tmp_path):
+def measured(tmp_path):
     pytest.importorskip('mmdet')
 
     def run(name):
@@ -443,9 +417,9 @@ def models(tmp_path):
     return run
 
 
-def test_modules(models, monkeypatch):
+def test_modules(measured, monkeypatch):
     monkeypatch.setattr(models, 'LEVELS', models.LEVELS[:1])
-    rows = models('modules')
+    rows = measured('modules')
     assert len(rows) == 2 * 4
     for ours, window, shifted, mean in (rows[:4], rows[4:]):
         assert ours['module'] == 'NeighborhoodAttention2D' and mean['module'] == 'ShiftWindowMSA mean'
@@ -457,8 +431,8 @@ def test_modules(models, monkeypatch):
         assert float(mean['speed_to_swin']) == float(mean['memory_to_swin']) == 1
 
 
-def test_backbones(models):
-    rows = models('backbones')
+def test_backbones(measured):
+    rows = measured('backbones')
     assert len(rows) == 2 * 3
     for row in rows:
         assert float(row['images_per_s']) == pytest.approx(1e3 / float(row['median_ms']), rel=1e-4)
@@ -467,8 +441,8 @@ def test_backbones(models):
         assert float(row['memory_to_swin']) == pytest.approx(memory, rel=1e-4)
 
 
-def test_profile(models):
-    rows = models('profile')
+def test_profile(measured):
+    rows = measured('profile')
     for backbone in ('NAT-Tiny', 'DiNAT-Tiny', 'Swin-Tiny'):
         for direction in (FORWARD, TRAINING):
             of_one = [row for row in rows if (row['backbone'], row['direction']) == (backbone, direction)]

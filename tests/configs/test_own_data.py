@@ -63,7 +63,7 @@ def test_palette_and_classes_are_those_of_the_generator():
     detector, segmentor = (read_config(str(ROOT / c)) for c in (DEMO_DETECTOR, DEMO_SEGMENTOR))
     assert tuple(detector.metainfo.classes) == OBJECT_CLASSES
     assert tuple(segmentor.metainfo.classes) == SEGMENT_CLASSES
-    assert [tuple(colour) for colour in segmentor.metainfo.palette] == SEGMENT_PALETTE
+    assert [tuple(color) for color in segmentor.metainfo.palette] == SEGMENT_PALETTE
 
 
 def detector_options(data):

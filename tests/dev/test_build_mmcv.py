@@ -1,4 +1,4 @@
-"""tools/build_mmcv.py: groups of source files, and the wheels that are kept."""
+"""tools/dev/build_mmcv.py: groups of source files, and the wheels that are kept."""
 
 import os
 import re

@@ -221,7 +221,7 @@ needs_build = pytest.mark.skipif(
 
 @pytest.mark.long
 @needs_build
-def test_no_specialised_kernel_spills():
+def test_no_specialized_kernel_spills():
     kernels = check_cuda_resources.read_report(check_cuda_resources.REPORT)
     check_cuda_resources.print_table(kernels)
     architectures = {kernel.architecture for kernel in kernels}

@@ -1,4 +1,4 @@
-"""tools/setup_env.py: what it says if a machine will not do, and what it leaves behind if it is killed."""
+"""tools/dev/setup_env.py: what it says if a machine will not do, and what it leaves if it is killed."""
 
 import fcntl
 import os
@@ -20,8 +20,8 @@ SCRIPT = ROOT / 'tools/dev/setup_env.py'
 def project(tmp_path, monkeypatch):
     """A project folder without an environment, which the module takes for its own."""
     shutil.copytree(ROOT / 'requirements', tmp_path / 'requirements')
-    (tmp_path / 'tools').mkdir()
-    shutil.copy(SCRIPT, tmp_path / 'tools')
+    (tmp_path / 'tools/dev').mkdir(parents=True)
+    shutil.copy(SCRIPT, tmp_path / 'tools/dev')
     monkeypatch.setattr(setup_env, 'ROOT', tmp_path)
     monkeypatch.setattr(setup_env, 'PYTHON', tmp_path / '.venv/bin/python')
     monkeypatch.setattr(setup_env, 'LOGS', tmp_path / '.venv/setup-logs')
@@ -29,7 +29,7 @@ def project(tmp_path, monkeypatch):
 
 
 def run_script(project, python=sys.executable, **variables):
-    command = [python, project / 'tools/setup_env.py', 'environment']
+    command = [python, project / 'tools/dev/setup_env.py', 'environment']
     environment = {'PATH': os.environ['PATH'], **variables}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
@@ -108,9 +108,11 @@ def test_a_step_returns_its_last_line(project, monkeypatch):
 
 def test_a_killed_set_up_leaves_no_process(project):
     command = "import setup_env; setup_env.run('step', 'sh', '-c', 'sh -c \"echo ready; sleep 60\" & wait')"
-    process = subprocess.Popen([sys.executable, '-c', command], cwd=project / 'tools')
+    process = subprocess.Popen([sys.executable, '-c', command], cwd=project / 'tools/dev')
     log = project / '.venv/setup-logs/step.log'
+    deadline = time.monotonic() + 30
     while not (log.exists() and 'ready' in log.read_text()):
+        assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     assert len(processes_in(project)) >= 2
     process.kill()
@@ -164,7 +166,7 @@ def test_what_an_interrupted_set_up_left_is_made_anew(project, steps):
 def test_two_set_ups_wait_for_each_other(project):
     lock = os.open(project, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    command = [sys.executable, project / 'tools/setup_env.py', 'environment']
+    command = [sys.executable, project / 'tools/dev/setup_env.py', 'environment']
     with pytest.raises(subprocess.TimeoutExpired):
         subprocess.run(command, timeout=3, capture_output=True)
     assert not (project / '.venv').exists()

@@ -1,4 +1,4 @@
-"""Attention problems (../attention.py) on the GPU, compared with float64."""
+"""Attention problems (tests/helpers/attention.py) on the GPU, compared with float64."""
 
 import math
 

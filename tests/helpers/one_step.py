@@ -11,7 +11,7 @@ from mmnat.launch.amp import enable_amp
 
 
 def build_model(cfg):
-    """The model, initialised, with synchronised batch norm replaced as mmengine's runner does."""
+    """The model, initialized, with synchronized batch norm replaced as mmengine's runner does."""
     torch.manual_seed(0)
     np.random.seed(0)
     model = revert_sync_batchnorm(MODELS.build(cfg.model))

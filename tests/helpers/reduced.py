@@ -25,7 +25,7 @@ def reduce(cfg: Config) -> Config:
       fully connected layers of box heads become few.
     - Sizes in pipelines and data preprocessors become a fifth, as a multiple of 32.
 
-    Batch size, workers and data stay. Synchronised batch norm has to be replaced in the model once it is
+    Batch size, workers and data stay. Synchronized batch norm has to be replaced in the model once it is
     built, with :func:`mmengine.model.revert_sync_batchnorm`.
 
     Args:

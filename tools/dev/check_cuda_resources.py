@@ -1,7 +1,7 @@
 """Say what every CUDA kernel takes of registers, stack and shared memory, and whether it spills.
 
 Reads what ptxas reported when setup.py built the library (build/cuda/resources.txt). Ends with exit code 1
-where a kernel spills registers or has a stack frame that is not one of the EXEMPT kernels.
+if a kernel spills registers or has a stack frame that is not one of the EXEMPT kernels.
 """
 
 import argparse
@@ -92,7 +92,7 @@ def parse(text: str) -> list[Resources]:
 
 
 def _demangled(names: Sequence[str]) -> list[str]:
-    """Names as they are written in C++, without parameters; unchanged where c++filt is missing."""
+    """Names as they are written in C++, without parameters; unchanged if c++filt is missing."""
     program = shutil.which('c++filt')
     if program is None or not names:
         return list(names)
@@ -104,7 +104,7 @@ def _demangled(names: Sequence[str]) -> list[str]:
 
 
 def read_report(path: Path) -> list[Resources]:
-    """The kernels in the report that a build left; raises UserError where there is none."""
+    """The kernels in the report that a build left; raises UserError if there is none."""
     try:
         text = path.read_text()
     except OSError as error:
@@ -133,7 +133,7 @@ def print_table(kernels: Iterable[Resources]) -> None:
 
 @report_user_errors
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print the table; exit with code 1 where a kernel spills that must not."""
+    """Print the table; exit with code 1 if a kernel spills that must not."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('report', nargs='?', type=Path, default=REPORT, help='what ptxas said; %(default)s')
     kernels = read_report(parser.parse_args(argv).report)

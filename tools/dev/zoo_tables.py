@@ -40,7 +40,7 @@ def models_table(models: Iterable[PublishedModel], measured: Mapping[str, Row], 
 
 
 def task_name(model: PublishedModel) -> str:
-    """Name the data set, and the task where an architecture solves several."""
+    """Name the data set, and the task if an architecture solves several."""
     if model.architecture != 'Mask2Former':
         return model.dataset
     return f'{model.dataset} {next(iter(model.results)).split()[0].lower()}'
@@ -82,7 +82,7 @@ def replace_table(text: str, name: str, table: str, path: Path) -> str:
     """Put a table between ``<!-- name -->`` and ``<!-- end of name -->`` in a README's text.
 
     Raises:
-        UserError: where the text lacks the markers.
+        UserError: If the text lacks the markers.
     """
     begin, end = f'<!-- {name} -->\n', f'\n<!-- end of {name} -->'
     pattern = re.compile(f'(?<={re.escape(begin)}).*?(?={re.escape(end)})', re.DOTALL)

@@ -20,7 +20,7 @@ from .upstream import Fault, mend
 
 #: Names for users of the functions that run a model.
 _STEPS = dict(_loss='loss', _predict='prediction')
-#: Settings of an optimiser wrapper that group the parameters.
+#: Settings of an optimizer wrapper that group the parameters.
 _GROUPING = ('optimizer', 'paramwise_cfg', 'constructor')
 
 
@@ -42,7 +42,7 @@ class Run:
 
 
 def check_runs(cfg: Config, registry: Registry) -> Run:
-    """Build a config's model and optimiser, run a loss step, its backward and a prediction on random data.
+    """Build a config's model and optimizer, run a loss step, its backward and a prediction on random data.
 
     Args:
         cfg: The config.

@@ -15,7 +15,7 @@ int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
 // A block of columns is so narrow that a thread's row buffers stay in its cache, but so wide that
-// the columns beyond its borders, which neighbouring blocks read too, are few. A chunk has about
+// the columns beyond its borders, which neighboring blocks read too, are few. A chunk has about
 // chunk_rows rows, so that the rows beyond its borders are few, but there are enough chunks for all
 // threads.
 Plan make_plan(const Problem& problem, int64_t cache_bytes, int64_t bytes_per_column,

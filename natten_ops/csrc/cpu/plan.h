@@ -54,13 +54,13 @@ constexpr int kMaxLanes = 16;
 
 // How a vector of a tile's partners is loaded from a row of them.
 enum class Access {
-  kPlain,      // the lanes' partners are neighbours, like the lanes themselves
+  kPlain,      // the lanes' partners are neighbors, like the lanes themselves
   kMasked,     // the same, but some lanes have no partner at some of the tile's offsets
   kPermuted,   // the partners lie within one vector, in another order
-  kPermuted2,  // the same, within two neighbouring vectors
+  kPermuted2,  // the same, within two neighboring vectors
 };
 
-// Neighbouring columns that are computed together, one in each lane. A lane's partners (the keys of
+// Neighboring columns that are computed together, one in each lane. A lane's partners (the keys of
 // a query, or the queries of a key) are dilation * offset columns away, for the offsets from the
 // lane's low to its high.
 //

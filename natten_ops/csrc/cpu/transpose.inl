@@ -64,7 +64,7 @@ NATTEN_OPS_INLINE void narrow(float number, Float16& to) {
   to.bits = static_cast<uint16_t>(half | (bits >> 16 & 0x8000));
 }
 
-// Words of 32 bits are transposed: a float, or two neighbouring channels in half precision.
+// Words of 32 bits are transposed: a float, or two neighboring channels in half precision.
 template <int kLanes>
 using Words = Lanes<uint32_t, kLanes>;
 

@@ -3,12 +3,12 @@
 //
 // A warp computes a patch of 16 tokens (queries in the forward and for grad_query; keys for
 // grad_key and grad_value), which are the 16 rows of its products: kPatchRows x kPatchColumns
-// neighbours in one residue class, 8 x 2 in two dimensions and 1 x 16 in one. With them the warp
+// neighbors in one residue class, 8 x 2 in two dimensions and 1 x 16 in one. With them the warp
 // multiplies partners (the keys or queries that they meet) 8 at a time, the columns of a product:
-// neighbours in a row. For a window of 7 x 7 these are 14 x 8 partners, of which a token has 49.
+// neighbors in a row. For a window of 7 x 7 these are 14 x 8 partners, of which a token has 49.
 //
 // A block computes a tile of patches. The region of all their partners lies in its shared memory,
-// (rows, columns, kDim), in an order that lets eight neighbours be read at once (shared_offset).
+// (rows, columns, kDim), in an order that lets eight neighbors be read at once (shared_offset).
 // Reads beyond a region's border get its last row or column. What they get belongs to a partner
 // outside of the window, and is masked.
 //
@@ -67,7 +67,7 @@ struct Tile {
   }
 };
 
-// The number-th tile of a head: neighbours in memory follow one another. False if the residue class
+// The number-th tile of a head: neighbors in memory follow one another. False if the residue class
 // is too short to have it, or the problem has no more.
 NATTEN_OPS_DEVICE bool find_tile(const Problem& problem, const Tiling& tiling, int head,
                                  int64_t number, Tile& tile) {
@@ -124,7 +124,7 @@ NATTEN_OPS_DEVICE Span region_of(const Problem& problem, const Tile& tile, int a
 
 // ---- Shared memory ----
 
-// Offset of 8 channels of a token of a region. Those of eight neighbours are in different banks.
+// Offset of 8 channels of a token of a region. Those of eight neighbors are in different banks.
 template <int kDim>
 NATTEN_OPS_DEVICE int shared_offset(int token, int chunk) {
   static_assert(kDim == 32 || kDim == 64 || kDim == 128);

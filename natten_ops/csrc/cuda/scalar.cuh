@@ -1,7 +1,7 @@
 // What the kernels on ordinary cores share: which tokens a thread works on, the channels it holds
 // of them, which other tokens they meet, and sums over threads.
 //
-// kGroup neighbouring threads of a warp, a group, own a column of up to kRows tokens of one head:
+// kGroup neighboring threads of a warp, a group, own a column of up to kRows tokens of one head:
 // consecutive positions of one residue on axis 0, at one place on axis 1. The windows of such
 // tokens overlap, so a partner (the key of a query, or the query of a key) is loaded once for all
 // of them. Every thread holds kChannels channels of each of the tokens; register r holds token
@@ -46,8 +46,8 @@ inline int64_t divide_up(int64_t number, int64_t by) { return (number + by - 1) 
 // ---- Tokens ----
 
 // The columns of up to kRows tokens of one head, in the order batch, residue on axis 0, position on
-// axis 0, residue on axis 1, position on axis 1. Neighbouring units share most of their partners,
-// whatever the dilation; a block works on neighbouring units of one head.
+// axis 0, residue on axis 1, position on axis 1. Neighboring units share most of their partners,
+// whatever the dilation; a block works on neighboring units of one head.
 struct Units {
   // How the tokens of an axis spread over residues: the first `longer` have `tokens` + 1 each, the
   // others `tokens`.
@@ -574,7 +574,7 @@ const char* with_variant(const Problem& problem, Dtype dtype, bool vectors, Func
   return "unknown dtype";
 }
 
-// Blocks of a head. Neighbouring blocks work on the same units of different heads.
+// Blocks of a head. Neighboring blocks work on the same units of different heads.
 template <typename Variant>
 const char* count_chunks(const Units& units, const Problem& problem, int64_t& chunks) {
   chunks = divide_up(units.count, kThreads / Variant::kGroup);

@@ -75,7 +75,7 @@ struct Divisor {
 struct Tensor {
   char* data;
   int64_t batch_stride, head_stride, axis_stride[2];
-  int step[2];  // between neighbours of a residue class
+  int step[2];  // between neighbors of a residue class
 
   Tensor() = default;
   Tensor(const Problem& problem, const TensorView& view, int64_t size)
@@ -199,26 +199,26 @@ NATTEN_OPS_DEVICE Span partners(const Tile& tile, int axis, int first, int size)
 }
 
 // The bands of a tile as bits: those whose patch at a column has only tokens that exist, with as
-// many partners before as after them (centred), and the others.
+// many partners before as after them (centerd), and the others.
 struct Bands {
-  uint32_t centred, others;
+  uint32_t centerd, others;
 
   template <int kSize, bool kOfQueries>
   static NATTEN_OPS_DEVICE Bands at(const Tile& tile, int column) {
     constexpr int kBorder = kOfQueries ? kSize / 2 : kSize;
-    const auto are_centred = [&](int axis, int first, int size) {
+    const auto are_centerd = [&](int axis, int first, int size) {
       return first >= kBorder && first + size <= tile.count[axis] - kBorder &&
              first + size <= tile.end[axis];
     };
     Bands bands = {0, 0};
     if (column >= tile.end[1]) return bands;
-    const bool has_columns = are_centred(1, column, 2);
+    const bool has_columns = are_centerd(1, column, 2);
     NATTEN_OPS_UNROLL
     for (int band = 0; band < kMostBands; ++band) {
       const int row = tile.begin[0] + 8 * band;
-      const bool is_centred = has_columns && are_centred(0, row, 8);
-      bands.centred |= static_cast<uint32_t>(is_centred) << band;
-      bands.others |= static_cast<uint32_t>(!is_centred && row < tile.end[0]) << band;
+      const bool is_centerd = has_columns && are_centerd(0, row, 8);
+      bands.centerd |= static_cast<uint32_t>(is_centerd) << band;
+      bands.others |= static_cast<uint32_t>(!is_centerd && row < tile.end[0]) << band;
     }
     return bands;
   }
@@ -271,27 +271,27 @@ constexpr int kSharedBytes =
     kPlaneBytes + kFlagBytes +
     ((1 + V::kWarps) * kPairNumbers<V::kSize> + 16 * V::kRows) * int(sizeof(float));
 
-NATTEN_OPS_DEVICE float* centred_pair() {
+NATTEN_OPS_DEVICE float* centerd_pair() {
   return reinterpret_cast<float*>(shared_memory() + kPlaneBytes + kFlagBytes);
 }
 template <typename V>
 NATTEN_OPS_DEVICE float* own_pair() {
-  return centred_pair() + (1 + thread_index() / 32) * kPairNumbers<V::kSize>;
+  return centerd_pair() + (1 + thread_index() / 32) * kPairNumbers<V::kSize>;
 }
 template <typename V>
 NATTEN_OPS_DEVICE float* rows_of_nothing() {
-  return centred_pair() + (1 + V::kWarps) * kPairNumbers<V::kSize>;
+  return centerd_pair() + (1 + V::kWarps) * kPairNumbers<V::kSize>;
 }
 
-// All threads of the block make the bias pair of columns with centred windows, and rows of
+// All threads of the block make the bias pair of columns with centerd windows, and rows of
 // -infinity.
 template <typename V, bool kOfQueries>
-NATTEN_OPS_DEVICE void make_centred_pair(const Common& common, int head) {
+NATTEN_OPS_DEVICE void make_centerd_pair(const Common& common, int head) {
   constexpr int kSize = V::kSize;
   const int own[2] = {kSize / 2, kSize / 2 + 1};
   const Span partners[2] = {{0, kSize - 1}, {1, kSize}};
   make_pair<kSize, kOfQueries>(common, head, own, partners, 0, thread_index(), V::kThreads,
-                               centred_pair());
+                               centerd_pair());
   for (int i = thread_index(); i < 16 * V::kRows; i += V::kThreads) {
     rows_of_nothing<V>()[i] = -INFINITY;
   }

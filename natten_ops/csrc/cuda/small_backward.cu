@@ -2,7 +2,7 @@
 // With P = exp(logit - logsumexp), products of grad_output and value start from -delta, so that
 // D = P (grad_output . value - delta) is a product of two results.
 //
-// The gradient of the bias: in patches with centred windows, each of a thread's numbers is always
+// The gradient of the bias: in patches with centerd windows, each of a thread's numbers is always
 // for the same entry, so their sums stay in registers from patch to patch. Other patches add theirs
 // to a table of their warp. A block writes one table for its tile, and a last kernel adds up these
 // tables, always in the same order.
@@ -133,7 +133,7 @@ struct Entries {
 template <int kSize>
 using BiasSums = float[kSize][4];
 
-// Adds a warp's sums over patches with centred windows to its table; `memory` has room for
+// Adds a warp's sums over patches with centerd windows to its table; `memory` has room for
 // kSize * 128 numbers.
 template <int kSize>
 NATTEN_OPS_DEVICE void add_to_table(const BiasSums<kSize>& sums, float* memory, float* table) {
@@ -306,14 +306,14 @@ small_query_kernel(const QueryParameters parameters) {
       copy_async_commit();
       const int column = tile.begin[1] + 2 * warp;
       bands = Bands::at<kSize, true>(tile, column);
-      for (int band = 0; (bands.centred | bands.others) >> band; ++band) {
+      for (int band = 0; (bands.centerd | bands.others) >> band; ++band) {
         const Own own(tile, tile.begin[0] + 8 * band, column);
         for (const int tensor : {kQuery, kGradOutput, kOutput}) {
           const Plane<const Element> plane = {parameters.tensors[tensor], tensor};
           Cursor<const Element>(common, plane, own).prefetch_tokens(plane.tensor, own);
         }
       }
-      make_centred_pair<V, true>(common, head);
+      make_centerd_pair<V, true>(common, head);
       if (bands.others) {
         const int own_columns[2] = {column, column + 1 < tile.end[1] ? column + 1 : column};
         const Span of_columns[2] = {partners<kSize, true>(own_columns[0], tile.count[1]),
@@ -349,11 +349,11 @@ small_query_kernel(const QueryParameters parameters) {
     }
   }
 
-  // Then the patches with centred windows. They share nothing with the others that would stay in
+  // Then the patches with centerd windows. They share nothing with the others that would stay in
   // registers.
   BiasSums<kSize> bias_sums;
   clear(bias_sums);
-  if (bands.centred) {
+  if (bands.centerd) {
     uint32_t slot = block_index() ^ common.nothing;
     const int head = split_head(common, slot);
     Tile tile;
@@ -363,18 +363,18 @@ small_query_kernel(const QueryParameters parameters) {
         first_row - kSize / 2 - partners<kSize, true>(first_row, tile.count[0]).first;
     const int region_column =
         column - kSize / 2 - partners<kSize, true>(tile.begin[1], tile.count[1]).first;
-    for (int band = 0; bands.centred >> band; ++band) {
-      if ((bands.centred >> band & 1) == 0) continue;
+    for (int band = 0; bands.centerd >> band; ++band) {
+      if ((bands.centerd >> band & 1) == 0) continue;
       const Own own(first_row + 8 * band, column);
       const int begin = first_row + 8 * band - kSize / 2;
       const Start start =
-          Start::at<V>(centred_pair(), own.row, begin, {own.row - kSize / 2, own.row + kSize / 2});
+          Start::at<V>(centerd_pair(), own.row, begin, {own.row - kSize / 2, own.row + kSize / 2});
       const Partners<V> keys_and_values(region, region_row + 8 * band, region_column);
       const bool finite = visit_keys<V>(parameters, own, start, keys_and_values, bias_sums);
       repeat_unless(finite, band);
     }
   }
-  const uint32_t again = bands.centred | bands.others ? bands_to_repeat() : 0;
+  const uint32_t again = bands.centerd | bands.others ? bands_to_repeat() : 0;
   if (again) visit_keys_carefully<V>(parameters, again);
 
   if (!parameters.block_sums) return;
@@ -559,7 +559,7 @@ small_key_kernel(const KeyParameters parameters) {
       }
       const_cast<Two*>(numbers_of<V>(region, row))[across] = two;
     }
-    make_centred_pair<V, false>(common, head);
+    make_centerd_pair<V, false>(common, head);
     copy_async_wait<0>();
     block_barrier();
     if (column >= tile.end[1]) return;
@@ -568,12 +568,12 @@ small_key_kernel(const KeyParameters parameters) {
     bands = Bands::at<kSize, false>(tile, column);
     const int first_row = tile.begin[0], region_row = first_row - kSize / 2 - rows.first;
     const int region_column = column - kSize / 2 - columns.first;
-    for (int band = 0; bands.centred >> band; ++band) {
-      if ((bands.centred >> band & 1) == 0) continue;
+    for (int band = 0; bands.centerd >> band; ++band) {
+      if ((bands.centerd >> band & 1) == 0) continue;
       const Own own(first_row + 8 * band, column);
       const int begin = first_row + 8 * band - kSize / 2;
       const Start start =
-          Start::at<V>(centred_pair(), own.row, begin, {own.row - kSize / 2, own.row + kSize / 2});
+          Start::at<V>(centerd_pair(), own.row, begin, {own.row - kSize / 2, own.row + kSize / 2});
       const Partners<V> queries_and_grads(region, region_row + 8 * band, region_column);
       const Two* numbers = numbers_of<V>(region, region_row + 8 * band) + region_column + 2 * c;
       const bool finite = with_patch<V>(

@@ -119,20 +119,20 @@ small_forward_kernel(const ForwardParameters parameters) {
       Cursor<const Element>(common, {query_tensor, kQuery}, own).prefetch_tokens(query_tensor, own);
     }
   }
-  make_centred_pair<V, true>(common, head);
-  const bool is_centred = column >= kSize / 2 && column + 1 < tile.count[1] - kSize / 2;
+  make_centerd_pair<V, true>(common, head);
+  const bool is_centerd = column >= kSize / 2 && column + 1 < tile.count[1] - kSize / 2;
   int region_column = 0;
   if (exists) {
     const int own_columns[2] = {column, column + 1 < tile.end[1] ? column + 1 : column};
     const Span of_columns[2] = {partners<kSize, true>(own_columns[0], tile.count[1]),
                                 partners<kSize, true>(own_columns[1], tile.count[1])};
     region_column = of_columns[0].first - columns.first;
-    if (!is_centred) {
+    if (!is_centerd) {
       make_pair<kSize, true>(common, head, own_columns, of_columns, of_columns[0].first,
                              thread_index() % 32, 32, own_pair<V>());
     }
   }
-  const float* pair = is_centred ? centred_pair() : own_pair<V>();
+  const float* pair = is_centerd ? centerd_pair() : own_pair<V>();
   if (region_rows > kRows) {
     copy_async_wait<1>();
   } else {

@@ -275,7 +275,7 @@ def test_golden_classifier(name, convert):
     assert model.state_dict().keys() - converted['state_dict'].keys() == norms
     assert converted['meta'] == {}
     assert 'dropped: norm.weight, norm.bias, head.bias, head.weight' in report
-    assert 'to initialise: norm0.weight, norm0.bias, norm1.weight' in report
+    assert 'to initialize: norm0.weight, norm0.bias, norm1.weight' in report
     of_norms = {name: weight for name, weight in model.state_dict().items() if name in norms}
     assert_golden(case, loaded(model, converted['state_dict'] | of_norms))
 
@@ -341,7 +341,7 @@ def test_backbone_of_two_levels(convert):
 
 
 @pytest.mark.parametrize('family', [NAT, DiNAT_s])
-def test_converted_weights_pass_unchanged_and_initialise(family, convert, tmp_path):
+def test_converted_weights_pass_unchanged_and_initialize(family, convert, tmp_path):
     source = small(family)
     first, _ = convert(source.state_dict())
     second, report = convert(first)

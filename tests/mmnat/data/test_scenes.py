@@ -14,9 +14,9 @@ pycocotools = pytest.importorskip('pycocotools')
 from pycocotools.coco import COCO  # noqa: E402
 
 from mmnat.data import scenes  # noqa: E402
+from mmnat.errors import UserError  # noqa: E402
 
 COUNTS = {'train': 24, 'val': 16}
-ARGUMENTS = [f'--{split}={count}' for split, count in COUNTS.items()]
 
 
 @pytest.fixture(scope='module')
@@ -56,8 +56,8 @@ def test_names_and_palettes_belong_together():
     assert len(scenes.SEGMENT_PALETTE) == len(scenes.SEGMENT_CLASSES)
     assert len(set(scenes.SEGMENT_CLASSES)) == len(scenes.SEGMENT_CLASSES)
     assert len(set(scenes.SEGMENT_PALETTE)) == len(scenes.SEGMENT_PALETTE)
-    colours = dict(zip(scenes.SEGMENT_CLASSES, scenes.SEGMENT_PALETTE, strict=True))
-    assert [colours[name] for name in scenes.OBJECT_CLASSES] == scenes.OBJECT_PALETTE
+    colors = dict(zip(scenes.SEGMENT_CLASSES, scenes.SEGMENT_PALETTE, strict=True))
+    assert [colors[name] for name in scenes.OBJECT_CLASSES] == scenes.OBJECT_PALETTE
 
 
 def test_layout(root, split):
@@ -158,63 +158,55 @@ def test_scene_depends_on_seed_split_and_index_only(root, tmp_path):
 
 def test_existing_data_set_is_left_alone(tmp_path, capsys, monkeypatch):
     out = tmp_path / 'set'
-    arguments = ['--out', str(out), '--train=2', '--val=1']
-    assert scenes.main(arguments) == 0
+    scenes.make_demo_data(out, train=2, val=1)
     before = read_files(out)
     capsys.readouterr()
     with monkeypatch.context() as patch:
         patch.setattr(scenes, 'make_scene', None)
-        assert scenes.main(arguments) == 0
-    assert capsys.readouterr().out.count('\n') == 1
+        scenes.make_demo_data(out, train=2, val=1)
+    assert capsys.readouterr().out == f'{out}: already there\n'
 
-    assert scenes.main([*arguments, '--seed=1']) == 2
-    assert '--force' in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"holds another demo data set, .*'seed': 0.*; remove or rename it"):
+        scenes.make_demo_data(out, train=2, val=1, seed=1)
     assert read_files(out) == before
-
-    assert scenes.main([*arguments, '--seed=1', '--force']) == 0
-    assert json.loads((out / scenes.MANIFEST).read_text())['seed'] == 1
     assert [path.name for path in tmp_path.iterdir()] == ['set']
 
 
 @pytest.mark.parametrize('manifest', [None, 'not json', '[]', '{"generator": "another"}'])
-def test_foreign_folder_is_refused(tmp_path, capsys, manifest):
+def test_foreign_folder_is_refused(tmp_path, manifest):
     out = tmp_path / 'photos'
     out.mkdir()
     (out / 'precious.txt').write_text('keep me')
     if manifest is not None:
         (out / scenes.MANIFEST).write_text(manifest)
     before = read_files(out)
-    assert scenes.main(['--out', str(out), *ARGUMENTS]) == 2
-    assert 'not a demo data set' in capsys.readouterr().err
+    with pytest.raises(UserError, match='not a demo data set'):
+        scenes.make_demo_data(out, **COUNTS)
     assert read_files(out) == before
     assert [path.name for path in tmp_path.iterdir()] == ['photos']
 
 
-def test_file_is_refused_even_by_force(tmp_path, capsys):
+def test_file_is_refused(tmp_path):
     out = tmp_path / 'file'
     out.write_text('keep me')
-    assert scenes.main(['--out', str(out), '--force', *ARGUMENTS]) == 2
-    assert 'not a folder' in capsys.readouterr().err
+    with pytest.raises(UserError, match='not a folder'):
+        scenes.make_demo_data(out, **COUNTS)
     assert out.read_text() == 'keep me'
 
 
 def test_empty_folder_is_filled(tmp_path):
-    assert scenes.main(['--out', str(tmp_path / '.'), '--train=1', '--val=1']) == 0
+    scenes.make_demo_data(tmp_path / '.', train=1, val=1)
     assert (tmp_path / scenes.MANIFEST).is_file()
 
 
-@pytest.mark.parametrize('bad', ['--train=0', '--val=0', '--seed=-1'])
+@pytest.mark.parametrize('bad', [dict(train=0), dict(val=0), dict(seed=-1)])
 def test_numbers_out_of_range_are_refused(tmp_path, bad):
-    assert scenes.main(['--out', str(tmp_path / 'set'), *ARGUMENTS, bad]) == 2
+    with pytest.raises(UserError, match='got train'):
+        scenes.make_demo_data(tmp_path / 'set', **COUNTS | bad)
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize('force', [False, True])
-def test_interruption_leaves_nothing_half_done(tmp_path, monkeypatch, force):
-    out = tmp_path / 'set'
-    if force:
-        scenes.make_demo_data(out, train=1, val=1, seed=0)
-    before = read_files(tmp_path)
+def test_interruption_leaves_nothing_half_done(tmp_path, monkeypatch):
     make_scene = scenes.make_scene
 
     def interrupted(seed, split, index):
@@ -224,6 +216,5 @@ def test_interruption_leaves_nothing_half_done(tmp_path, monkeypatch, force):
 
     monkeypatch.setattr(scenes, 'make_scene', interrupted)
     with pytest.raises(KeyboardInterrupt):
-        scenes.make_demo_data(out, train=2, val=1, seed=0, force=force)
-    assert read_files(tmp_path) == before
-    assert out.exists() == force
+        scenes.make_demo_data(tmp_path / 'set', train=2, val=1)
+    assert not any(tmp_path.iterdir())

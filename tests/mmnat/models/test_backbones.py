@@ -358,7 +358,7 @@ def save(path, checkpoint):
     return str(path)
 
 
-def initialised(path, **kwargs):
+def initialized(path, **kwargs):
     model = small_nat(init_cfg=dict(type='Pretrained', checkpoint=path), **kwargs)
     model.init_weights()
     return model
@@ -378,7 +378,7 @@ def test_pretrained(kind, tmp_path):
     if kind == 'parallel':
         weights = {f'module.{k}': v for k, v in weights.items()}
     path = save(tmp_path / 'weights.pth', dict(state_dict=weights, meta=dict(epoch=1)))
-    model = initialised(path)
+    model = initialized(path)
     for name, value in source.state_dict().items():
         if kind == 'classification' and name.startswith('norm'):
             wanted = torch.full_like(value, float(name.endswith('weight')))
@@ -412,7 +412,7 @@ def test_pretrained_from_a_checkpoint_that_mmengine_wrote(tmp_path):
     hub.update_scalar('train/loss', 1.0)
     weights = {f'backbone.{k}': v for k, v in small_nat().state_dict().items()}
     path = save(tmp_path / 'epoch_1.pth', dict(state_dict=weights, message_hub=hub.state_dict()))
-    initialised(path)
+    initialized(path)
 
 
 def test_damaged_files_are_refused(tmp_path):
@@ -422,7 +422,7 @@ def test_damaged_files_are_refused(tmp_path):
     for content in (b'', b'R', b'a text', *(data[:end] for end in (1, 30, 300, 3000, len(data) - 1))):
         whole.write_bytes(content)
         with pytest.raises(CheckpointError, match='cut short or not a torch checkpoint'):
-            initialised(str(whole))
+            initialized(str(whole))
 
 
 def test_pretrained_reports(tmp_path, capfd):
@@ -430,15 +430,15 @@ def test_pretrained_reports(tmp_path, capfd):
 
     MMLogger.get_instance('report', log_level='INFO')
     weights = {k: v for k, v in small_nat().state_dict().items() if not k.startswith('norm0')}
-    initialised(save(tmp_path / 'w.pth', weights), out_indices=(0, 1, 2))
+    initialized(save(tmp_path / 'w.pth', weights), out_indices=(0, 1, 2))
     printed = ''.join(capfd.readouterr())
-    assert 'initialised anew: norm0.bias, norm0.weight' in printed
+    assert 'initialized anew: norm0.bias, norm0.weight' in printed
     assert 'not used: norm3.bias, norm3.weight' in printed
 
 
 def test_pretrained_resizes_rpb(tmp_path):
     path = save(tmp_path / 'weights.pth', small_nat(kernel_size=5).state_dict())
-    model = initialised(path)
+    model = initialized(path)
     assert model.levels[0].blocks[0].attn.rpb.shape == (1, 5, 5)
     table = torch.linspace(0, 1, 9).expand(2, 9, 9)
     assert torch.allclose(resize_rpb(table, torch.Size((2, 13, 13)))[0, 0, [0, 6, 12]],
@@ -459,14 +459,14 @@ def test_pretrained_refuses(tmp_path):
     }
     for checkpoint, words in cases.values():
         with pytest.raises(CheckpointError, match=words):
-            initialised(save(tmp_path / 'w.pth', checkpoint))
+            initialized(save(tmp_path / 'w.pth', checkpoint))
     path = save(tmp_path / 'w.pth', good)
     data = (tmp_path / 'w.pth').read_bytes()
     (tmp_path / 'w.pth').write_bytes(data[: len(data) // 2])
     with pytest.raises(CheckpointError, match='cut short or not a torch checkpoint'):
-        initialised(path)
+        initialized(path)
     with pytest.raises(CheckpointError, match=r'absent\.pth does not exist'):
-        initialised(str(tmp_path / 'absent.pth'))
+        initialized(str(tmp_path / 'absent.pth'))
 
 
 class Malicious:
@@ -487,13 +487,13 @@ def test_damaged_download_is_named(tmp_path, monkeypatch):
     file.parent.mkdir()
     file.write_bytes(b'<html>')
     with pytest.raises(CheckpointError, match=f'delete {file} and start again'):
-        initialised('http://localhost:9/nat_mini.pth')
+        initialized('http://localhost:9/nat_mini.pth')
 
 
 def test_failed_download_names_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
     with pytest.raises(CheckpointError, match=r'put it at .*nat_mini\.pth, or train from random weights'):
-        initialised('http://localhost:9/nat_mini.pth')
+        initialized('http://localhost:9/nat_mini.pth')
 
 
 @pytest.mark.parametrize(('one', 'other'), [('mmdet', 'mmseg'), ('mmseg', 'mmdet')])

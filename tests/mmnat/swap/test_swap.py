@@ -23,12 +23,12 @@ from mmnat.errors import UserError
 from mmnat.models import NAT
 from mmnat.swap import NAMES, SwapRefused, swap
 from mmnat.swap.check import upstream
-from mmnat.swap.check.files import write_config
 from mmnat.swap.check.running import DoesNotRun, check_runs
 from mmnat.swap.levels import assign
 from mmnat.swap.probe import FeatureMap
 from mmnat.swap.statistics import MEAN, STD
 from mmnat.swap.variants import backbone_config, build
+from mmnat.swap.written_config import write_config
 from mmseg_nat.swap import MMSEG
 from mmseg_nat.swap import swap_backbone as swap_segmentor
 
@@ -198,7 +198,7 @@ def test_wrapped_detectors():
     assert teacher.model.data_preprocessor.data_preprocessor.mean == MEAN
     cfg, report = swapped(STRONGSORT)
     assert cfg.model.reid.backbone.type == 'mmpretrain.ResNet'
-    assert 'model.reid keeps its own backbone, and gets images normalised for ours' in report.notes
+    assert 'model.reid keeps its own backbone, and gets images normalized for ours' in report.notes
     distilled = swapped('mmdet::ld/ld_r18-gflv1-r101_fpn_1x_coco.py')[0]
     assert distilled.model.teacher_config.model.backbone.depth == 101
 
@@ -314,7 +314,7 @@ def test_lists_of_necks_stay_lists():
     ]
 
 
-# Optimiser
+# Optimizer
 
 
 def test_optimizer_kept_and_published():
@@ -656,7 +656,7 @@ def detector_options(data):
 
 
 def segmentor_options(data):
-    palette = str([list(colour) for colour in SEGMENT_PALETTE]).replace(' ', '')
+    palette = str([list(color) for color in SEGMENT_PALETTE]).replace(' ', '')
     options = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2']
     options += [
         f'model.{head}.num_classes={len(SEGMENT_CLASSES)}' for head in ('decode_head', 'auxiliary_head')

@@ -15,9 +15,9 @@ class Counts:
     fn: int = 0
 
     def quality(self):
-        recognised = self.tp / (self.tp + self.fp / 2 + self.fn / 2)
+        recognized = self.tp / (self.tp + self.fp / 2 + self.fn / 2)
         segmented = self.iou / max(self.tp, 1)
-        return dict(pq=segmented * recognised, sq=segmented, rq=recognised)
+        return dict(pq=segmented * recognized, sq=segmented, rq=recognized)
 
 
 class PQStat:

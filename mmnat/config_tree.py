@@ -1,7 +1,7 @@
 """The parts of a config and their paths.
 
 A path reads like Python: ``model.neck.in_channels``, ``param_scheduler[0].eta_min``. A key that contains a
-dot or a bracket is quoted: ``custom_keys['backbone.norm']``.
+dot, a bracket or white space is quoted: ``custom_keys['backbone.norm']``.
 """
 
 import ast
@@ -11,7 +11,7 @@ from typing import Any
 
 Key = str | int
 
-_NAME = re.compile(r'[^.\[\]]+')
+_NAME = re.compile(r'[^.\[\]\s]+')
 _STEP = re.compile(
     rf"""
     (?:^|(?<=.)\.) (?P<name>{_NAME.pattern})

@@ -23,12 +23,17 @@ from mmnat.zoo import metafiles, published_models
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text(encoding='utf-8') for path in (ROOT / 'docs').rglob('*.md')
 }
+#: Also the texts that are read in the repository.
+TEXTS = PAGES | {
+    str(path.relative_to(ROOT)): path.read_text(encoding='utf-8')
+    for path in (ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *(ROOT / 'configs').rglob('README.md'))
+}
 CODE = re.compile(r'^```(\w+)[^\n]*\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 
 def code(language):
     """Each piece of code of a language, with the page it is on."""
-    for page, text in PAGES.items():
+    for page, text in TEXTS.items():
         for found, content in CODE.findall(text):
             if found == language:
                 yield page, content
@@ -106,13 +111,19 @@ def test_a_wrong_command_line_does_not_parse(capsys):
 
 def test_configs_exist():
     named = set()
-    for text in PAGES.values():
+    for text in TEXTS.values():
         named |= set(re.findall(r'\bmm(?:nat|det|seg)::[\w/.-]+\.py', text))
         named |= set(re.findall(r'[`\s]([a-z][\w-]+(?:_coco|_ade20k-|_fruits-|_demo-)[\w-]*)[`\s]', text))
     absent = {'mask-rcnn_nat-mini_fpn_3x_coco'}  # of a quoted message
     assert len(named - absent) > 15
     for name in named - absent:
         assert find_config(name)
+
+
+@pytest.mark.parametrize('name', sorted(TEXTS.keys() - PAGES.keys()))
+def test_links_lead_to_files(name):
+    for link in re.findall(r'\]\((?!https?://|#)([^)#]+)', TEXTS[name]):
+        assert (ROOT / name).parent.joinpath(link).exists(), link
 
 
 def test_python_compiles():

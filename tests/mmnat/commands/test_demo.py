@@ -54,7 +54,7 @@ def test_fails_below_what_it_should_reach(rehearse, capsys, metrics):
     with pytest.raises(SystemExit) as exit_info:
         rehearse(metrics, 'segmentation')
     assert exit_info.value.code == 2
-    assert 'mIoU stayed below' in capsys.readouterr().err
+    assert 'mIoU is lower than expected' in capsys.readouterr().err
 
 
 def test_refuses_a_work_directory_of_other_settings(rehearse, capsys, monkeypatch):

@@ -316,7 +316,7 @@ def test_where_weights_are(under, prefix, convert):
     checkpoint = checkpoint if under is None else {under: checkpoint, 'epoch': 300, 'arch': 'nat'}
     converted, report = convert(checkpoint)
     assert_same(converted['state_dict'], weights)
-    assert f'rest of the file: {"nothing" if under is None else "epoch, arch"}' in report
+    assert f'other entries not copied: {"nothing" if under is None else "epoch, arch"}' in report
     assert 'layer_scale=1e-05, qkv_bias=False' in report
 
 
@@ -325,7 +325,7 @@ def test_averaged_weights_come_first(convert):
     other = {name: weight + 1 for name, weight in weights.items()}
     converted, report = convert(dict(state_dict=other, state_dict_ema=weights))
     assert_same(converted['state_dict'], weights)
-    assert 'rest of the file: state_dict' in report
+    assert 'other entries not copied: state_dict' in report
 
 
 def test_arrays(convert):
@@ -410,7 +410,7 @@ def test_old_openmmlab(base, framework, lines, convert, tmp_path):
     dataset_meta = dict(classes=('cat', 'dog'), palette=[[1, 2, 3], [4, 5, 6]])
     assert converted['meta'] == dict(dataset_meta=dataset_meta)
     assert 'renamed: nothing\ndropped: nothing' in report and 'names of classes: 2' in report
-    assert 'rest of the file: optimizer, amp' in report
+    assert 'other entries not copied: optimizer, amp' in report
     images = torch.randn(1, 3, 64, 64)
     results = [outputs(each, images) for each in (model, loaded(model, converted['state_dict']))]
     for one, other in zip(*results, strict=True):

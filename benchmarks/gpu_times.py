@@ -1,6 +1,7 @@
 """Check and time the operator on a GPU, row by row: what benchmarks/gpu_report.sh runs.
 
-Every row is written as soon as it is measured, so that what is killed loses none.
+Every row is written as soon as it is measured, so that what is killed loses none. The check takes its
+problems from the tests, which gpu_report.sh puts on the path.
 """
 
 import argparse

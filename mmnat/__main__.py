@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 from mmnat import commands  # first: it prepares the process, a data worker's too
+from mmnat.errors import UserError, report_user_errors
 
 NAMES = ('train', 'test', 'predict', 'swap', 'convert', 'count', 'label-maps', 'plot', 'demo', 'configs')
 
@@ -32,7 +33,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif args.command is None:
         parser.print_help()
     else:
-        import_module(f'{commands.__name__}.{_module(args.command)}').main(argv[1:])
+        _run(argv)
+
+
+@report_user_errors
+def _run(argv: Sequence[str]) -> None:
+    """Run a command. Only now are the packages imported that it needs."""
+    name, *arguments = argv
+    try:
+        module = import_module(f'{commands.__name__}.{_module(name)}')
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition('.')[0]
+        raise UserError(
+            f'mmnat {name} needs {package}, which is not installed',
+            "run pip install 'mmnat[mmdet]' or 'mmnat[mmseg]', see docs/install.md",
+        ) from error
+    module.main(arguments)
 
 
 def _module(name: str) -> str:

@@ -37,6 +37,19 @@ def test_an_unknown_command_is_refused(capsys):
     assert exit_info.value.code == 2 and "invalid choice: 'trian'" in capsys.readouterr().err
 
 
+def test_a_package_that_is_missing_is_named(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, 'mmnat.commands.train', raising=False)
+    monkeypatch.delattr(commands, 'train', raising=False)
+    monkeypatch.setitem(sys.modules, 'mmengine.config', None)
+    with pytest.raises(SystemExit) as exit_info:
+        __main__.main(['train', 'config.py'])
+    assert exit_info.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        'error: mmnat train needs mmengine, which is not installed; run pip install'
+    )
+
+
 @pytest.mark.parametrize('name', __main__.NAMES)
 def test_help_of_a_command_names_it_as_it_is_called(name, capsys):
     with pytest.raises(SystemExit) as exit_info:

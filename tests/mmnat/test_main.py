@@ -45,9 +45,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch, capsys):
         __main__.main(['train', 'config.py'])
     assert exit_info.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(
-        'error: mmnat train needs mmengine, which is not installed; run pip install'
-    )
+    assert line.startswith('error: mmnat train needs mmengine, which is not installed; run pip install')
 
 
 @pytest.mark.parametrize('name', __main__.NAMES)

@@ -44,9 +44,11 @@ def _run(argv: Sequence[str]) -> None:
         module = import_module(f'{commands.__name__}.{_module(name)}')
     except ModuleNotFoundError as error:
         package = str(error.name).partition('.')[0]
+        if package == 'mmnat':  # a mistake of ours
+            raise
         raise UserError(
             f'mmnat {name} needs {package}, which is not installed',
-            "run pip install 'mmnat[mmdet]' or 'mmnat[mmseg]', see docs/install.md",
+            "run pip install 'mmnat[mmdet]' or 'mmnat[mmseg]'",
         ) from error
     module.main(arguments)
 

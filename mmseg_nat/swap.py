@@ -60,7 +60,7 @@ def swapped(
 
 
 def _prepare(editor: ConfigEditor, path: str) -> None:
-    """Let both heads of OCRNet read one map, which dilated networks do not need."""
+    """Have both heads of OCRNet read the same map. Dilated networks do not need this."""
     heads = editor.get(f'{path}.decode_head')
     if not isinstance(heads, (list, tuple)) or not str(heads[-1].get('type')).endswith('OCRHead'):
         return

@@ -21,6 +21,7 @@ from mmnat.errors import UserError, report_user_errors
 from mmnat.swap import NAMES, Framework, Report, SwapRefused, load_framework, swap
 from mmnat.swap.check.compare import comparison
 from mmnat.swap.check.running import DoesNotRun, Run, check_runs
+from mmnat.swap.optimizer import MODES
 from mmnat.swap.quiet import quiet
 from mmnat.swap.written_config import write_config
 
@@ -43,7 +44,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--optimizer',
-        choices=['keep', 'nat'],
+        choices=MODES,
         default='keep',
         help="the config's own (default), or the published AdamW",
     )

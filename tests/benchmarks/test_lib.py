@@ -29,7 +29,7 @@ from benchmarks.lib.workload import FORWARD, TRAINING, Memory, peak_memory  # no
 from natten_ops import dispatch, na2d  # noqa: E402
 
 TINY = ['--repeats', '1', '--threads', '1']
-SMALLEST = ['--quick', '--maps', '8x8x1', '--kernel-size', '3', '--dilation', '1', '--head-dim', '8']
+ONE_CASE = ['--maps', '8x8x1', '--kernel-size', '3', '--dilation', '1', '--head-dim', '8', '--batch', '1']
 
 
 @pytest.fixture(autouse=True)
@@ -72,19 +72,7 @@ def test_operators(tmp_path):
 @pytest.mark.long
 def test_restart_with_another_instruction_set(tmp_path):
     path = tmp_path / 'operators.csv'
-    options = [
-        '--maps',
-        '8x8x1',
-        '--kernel-size',
-        '3',
-        '--dilation',
-        '1',
-        '--head-dim',
-        '8',
-        '--batch',
-        '1',
-    ]
-    command = [sys.executable, '-m', 'benchmarks.ops', *options, *TINY, '--out', str(path), '--no-peers']
+    command = [sys.executable, '-m', 'benchmarks.ops', *ONE_CASE, *TINY, '--out', str(path), '--no-peers']
     environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
     subprocess.run([*command, '--capability', 'default'], cwd=ROOT, env=environment, check=True)
     head, rows = read_table(path, ops.COLUMNS)
@@ -96,19 +84,7 @@ def test_restart_with_another_instruction_set(tmp_path):
 def test_peer_that_does_not_run_has_a_row(tmp_path, monkeypatch):
     monkeypatch.setattr(ops, 'guarded', lambda case, peers: ['reference', 'unknown'])
     path = tmp_path / 'operators.csv'
-    options = [
-        '--maps',
-        '8x8x1',
-        '--kernel-size',
-        '3',
-        '--dilation',
-        '1',
-        '--head-dim',
-        '8',
-        '--batch',
-        '1',
-    ]
-    ops.main([*options, *TINY, '--out', str(path)])
+    ops.main([*ONE_CASE, *TINY, '--out', str(path)])
     _, rows = read_table(path, ops.COLUMNS)
     by_name = {row['implementation']: row for row in rows}
     assert float(by_name['reference']['median_ms']) > 0

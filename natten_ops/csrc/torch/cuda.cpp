@@ -42,13 +42,8 @@ void check_covered(const Problem& problem) {
                   "; na1d, na2d and na3d compute more with their reference");
 }
 
-// The bias as the kernels read it: in the compute type. None without a bias.
-std::optional<Tensor> kernel_bias(const std::optional<Tensor>& rpb, const Tensor& query) {
-  if (!rpb || rpb->scalar_type() == compute_type(query)) return rpb;
-  Tensor bias = allocate(*rpb, sizes_of(*rpb), compute_type(query));
-  torch::stable::copy_(bias, *rpb);
-  return bias;
-}
+constexpr cuda::BiasView kNoBias = {nullptr, Dtype::kFloat32};
+cuda::BiasView bias_view_of(const Tensor& bias) { return {bias.data_ptr(), dtype_of(bias)}; }
 
 struct CudaBackEnd {
   static void forward(const Problem& problem, const QueryKeyValue& inputs,
@@ -57,14 +52,13 @@ struct CudaBackEnd {
     const Tensor& query = inputs.query;
     check_covered(problem);
     const torch::stable::accelerator::DeviceGuard guard(query.get_device_index());
-    const std::optional<Tensor> bias = kernel_bias(rpb, query);
     const cuda::ForwardCall call{problem,
                                  dtype_of(query),
                                  view_of(query),
                                  view_of(inputs.key),
                                  view_of(inputs.value),
                                  view_of(output),
-                                 bias ? bias->data_ptr() : nullptr,
+                                 rpb ? bias_view_of(*rpb) : kNoBias,
                                  logsumexp.data_ptr()};
     check_cuda(cuda::forward(call, current_stream(query)));
   }
@@ -76,9 +70,7 @@ struct CudaBackEnd {
     const Tensor& query = inputs.query;
     check_covered(problem);
     const torch::stable::accelerator::DeviceGuard guard(query.get_device_index());
-    const std::optional<Tensor> bias = kernel_bias(rpb, query);
-    Tensor grad_bias =
-        allocate(query, rpb ? sizes_of(*rpb) : std::vector<int64_t>{0}, compute_type(query));
+    Tensor grad_bias = rpb ? allocate(*rpb, sizes_of(*rpb)) : allocate(query, {0});
     if (query.numel() == 0) {
       torch::stable::zero_(grad_bias);
       return grad_bias;
@@ -90,12 +82,12 @@ struct CudaBackEnd {
                             view_of(inputs.key),
                             view_of(inputs.value),
                             view_of(output),
-                            bias ? bias->data_ptr() : nullptr,
+                            rpb ? bias_view_of(*rpb) : kNoBias,
                             logsumexp.data_ptr(),
                             view_of(grads.query),
                             view_of(grads.key),
                             view_of(grads.value),
-                            rpb ? grad_bias.data_ptr() : nullptr,
+                            rpb ? bias_view_of(grad_bias) : kNoBias,
                             nullptr};
     const Tensor scratch = allocate(query, {cuda::backward_scratch(call)}, ScalarType::Byte);
     call.scratch = scratch.data_ptr();

@@ -9,7 +9,8 @@
 //   Tensor backward(const Problem&, const Tensor& grad_output, const QueryKeyValue& inputs,
 //                   const std::optional<Tensor>& rpb, const Tensor& output,
 //                   const Tensor& logsumexp, const QueryKeyValue& grads);
-//     fills grads, and returns the gradient of the bias in the compute type; empty without a bias.
+//     fills grads, and returns the gradient of the bias, in the bias' dtype or in the compute type;
+//     empty without a bias.
 #pragma once
 
 #include <torch/csrc/stable/library.h>

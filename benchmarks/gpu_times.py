@@ -5,6 +5,7 @@ problems from the tests, which gpu_report.sh puts on the path.
 """
 
 import argparse
+import datetime
 import json
 import statistics
 from collections.abc import Callable
@@ -27,6 +28,8 @@ MAPS = (
     (25, 38, 16, 3),
 )
 BATCH, HEAD_DIM, KERNEL_SIZE = 16, 32, 7
+# Heads, head_dim and kernel size of other windows, at 100x152.
+OTHERS = ((4, 32, 13), (4, 32, 9), (2, 64, 7), (1, 128, 7))
 REPEATS = 15
 
 
@@ -74,7 +77,7 @@ def time_copies(emit: Callable[..., None]) -> None:
         source = torch.randint(256, (count // 2,), dtype=torch.uint8, device='cuda')
         target = torch.empty_like(source)
         took = seconds(lambda target=target, source=source: target.copy_(source))
-        emit(copied_bytes=count, gb_per_s=count / took / 1e9)
+        emit(copied_bytes=count, gb_per_s=round(count / took / 1e9))
 
 
 def time_operators(emit: Callable[..., None], names: list[str]) -> None:
@@ -85,18 +88,43 @@ def time_operators(emit: Callable[..., None], names: list[str]) -> None:
                 continue
             for dtype in ('float16', 'float32')[: 2 if name == 'natten_ops' and dilation == 1 else 1]:
                 case = Case(height, width, heads, HEAD_DIM, BATCH, KERNEL_SIZE, dilation, dtype, 'cuda')
-                for direction in DIRECTIONS:
-                    row = dict(implementation=name, feature_map=f'{height}x{width}x{heads}')
-                    row |= dict(dilation=dilation, dtype=dtype, direction=direction)
-                    try:
-                        call = OperatorWorkload(case, name, direction).build().call(direction)
-                        took = seconds(call)
-                    except RuntimeError as error:  # a peer that does not run has a row, too
-                        emit(**row, failed=str(error)[:200])
-                        continue
-                    kernels = kernel_times(call) if name == 'natten_ops' else None
-                    rate = case.necessary_bytes(direction) / took / 1e9
-                    emit(**row, microseconds=round(took * 1e6, 1), gb_per_s=round(rate), kernels=kernels)
+                time_operator(emit, name, case)
+    for heads, head_dim, kernel_size in OTHERS:
+        if 'natten_ops' in names:
+            case = Case(100, 152, heads, head_dim, BATCH, kernel_size, 1, 'float16', 'cuda')
+            time_operator(emit, 'natten_ops', case)
+
+
+def time_operator(emit: Callable[..., None], name: str, case: Case) -> None:
+    """Times of an implementation, forward and with backward, and of our kernels."""
+    for direction in DIRECTIONS:
+        row = dict(implementation=name, feature_map=f'{case.height}x{case.width}x{case.heads}')
+        row |= dict(dilation=case.dilation, dtype=case.dtype, direction=direction)
+        if (case.head_dim, case.kernel_size) != (HEAD_DIM, KERNEL_SIZE):
+            row |= dict(head_dim=case.head_dim, kernel_size=case.kernel_size)
+        try:
+            call = OperatorWorkload(case, name, direction).build().call(direction)
+            took = seconds(call)
+        except RuntimeError as error:  # a peer that does not run has a row, too
+            emit(**row, failed=str(error)[:200])
+            continue
+        rate = case.necessary_bytes(direction) / took / 1e9
+        row |= dict(microseconds=round(took * 1e6, 1), gb_per_s=round(rate))
+        if name == 'natten_ops':
+            row |= dict(kernels_microseconds=kernel_times(call))
+        emit(**row)
+
+
+def describe() -> dict[str, str]:
+    """The machine, and what is measured."""
+    return dict(
+        date=datetime.date.today().isoformat(),
+        gpu=torch.cuda.get_device_name(),
+        torch=torch.__version__,
+        command='bash benchmarks/gpu_report.sh',
+        what=f'{BATCH} maps, head_dim {HEAD_DIM}, kernel {KERNEL_SIZE}, with bias; medians of {REPEATS},'
+        ' cold cache; gb_per_s counts the bytes that have to be read and written',
+    )
 
 
 def run_once() -> None:
@@ -115,7 +143,6 @@ def main() -> None:
     args = parser.parse_args()
 
     def emit(**row: object) -> None:
-        row = dict(gpu=torch.cuda.get_device_name(), torch=torch.__version__, **row)
         if args.out:
             with args.out.open('a') as file:
                 print(json.dumps(row), file=file)
@@ -126,6 +153,7 @@ def main() -> None:
     elif args.what == ['once']:
         run_once()
     else:
+        emit(**describe())
         time_copies(emit)
         time_operators(emit, args.what)
 

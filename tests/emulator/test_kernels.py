@@ -160,12 +160,12 @@ def test_orders_of_threads_do_not_change_results(
 @pytest.mark.parametrize('dtype', HALF, ids=str)
 @pytest.mark.parametrize('capability', [75, 80])
 def test_matrix_kernels_of_older_devices(worker, dtype, capability):
-    """Less shared memory; before 8.0, bfloat16 is left to the scalar kernels."""
+    """Less shared memory; before 8.0, bfloat16 and most of head_dim 128 are left to the scalar kernels."""
     for head_dim in (32, 128):
         problem = Problem(1, (16, 19), 1, head_dim, (7, 7), (1, 2), dtype, torch.float32)
         kernels = Kernels(worker, ORDERS, capability=capability)
         check(kernels, problem)
-        assert kernels.covered == (capability >= 80 or dtype == torch.float16)
+        assert kernels.covered == (capability >= 80 or (dtype == torch.float16 and head_dim == 32))
 
 
 @pytest.mark.parametrize(
@@ -223,6 +223,64 @@ def test_bias_in_half_precision(worker, spatial, kernel_size, head_dim, scalar, 
     assert kernels.covered == (not scalar)
 
 
+@pytest.mark.parametrize(
+    ('spatial', 'kernel_size', 'dilation', 'head_dim', 'scale'),
+    [
+        ((26, 30), (9, 9), (1, 1), 32, None),  # tiles of several bands and warps; borders of all kinds
+        ((24, 31), (11, 11), (1, 1), 32, -0.5),
+        ((27, 41), (13, 13), (1, 1), 32, None),
+        ((31, 29), (13, 13), (2, 2), 16, 1.0),
+        ((38, 20), (7, 7), (1, 1), 64, None),
+        ((19, 26), (7, 7), (1, 2), 128, None),
+        ((33, 17), (3, 3), (1, 1), 72, -1.0),
+        ((22, 24), (5, 9), (2, 1), 48, 0.07),  # a window that is not square, axes exchanged or not
+        ((24, 22), (9, 5), (1, 2), 48, 0.07),
+        ((20, 23), (4, 8), (1, 1), 32, None),  # even windows
+        ((9, 70), (1, 7), (1, 1), 32, None),  # rows on their own
+        ((290,), (7,), (1,), 32, None),  # several tiles in one dimension
+        ((150,), (25,), (2,), 64, -1.0),
+        ((133,), (6,), (3,), 128, None),
+    ],
+)
+@pytest.mark.parametrize('dtype', HALF, ids=str)
+def test_windows_of_any_size(worker, spatial, kernel_size, dilation, head_dim, scale, dtype):
+    """The kernels for what is not a small window: sizes, widths and borders."""
+    layouts = ('fused', 'fused', 'fused', 'contiguous')
+    kernels = Kernels(worker, ORDERS[::2])
+    problem = Problem(1, spatial, 2, head_dim, kernel_size, dilation, dtype, torch.float32, layouts)
+    check(kernels, problem, scale)
+    assert kernels.covered
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ('spatial', 'dilation'),
+    [
+        ((50, 76), 1),
+        ((50, 76), 7),
+        ((25, 38), 1),
+        ((25, 38), 3),
+        ((100, 152), 14),
+        ((56, 56), 1),
+        ((56, 56), 8),
+        ((28, 28), 4),
+        ((14, 14), 2),
+        ((14, 14), 1),
+        ((7, 7), 1),
+    ],
+    ids=str,
+)
+def test_feature_maps_of_the_models(worker, spatial, dilation):
+    """Every kind of tile and border that a detector's and a classifier's feature maps have."""
+    for layouts in (('fused', 'fused', 'fused', 'contiguous'), ('contiguous',) * 4):
+        problem = Problem(
+            1, spatial, 1, 32, (7, 7), (dilation,) * 2, torch.float16, torch.float32, layouts
+        )
+        kernels = Kernels(worker)
+        check(kernels, problem)
+        assert kernels.covered
+
+
 NAN, INFINITY = float('nan'), float('inf')
 
 
@@ -252,13 +310,10 @@ def test_what_is_not_finite_stays_where_the_mathematics_puts_it(
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16], ids=str)
 def test_offsets_beyond_32_bits(worker, dtype):
-    """Rows that lie 2**32 bytes apart give the same as rows in a row.
-
-    The kernels for small windows leave such rows to the others, so the window is not square.
-    """
+    """Rows that lie 2**32 bytes apart give the same as rows in a row; only the scalar kernels reach them."""
     query, key, value, grad = torch.randn(4, 1, 6, 5, 2, 8).to(dtype).unbind()
     settings = (None, (3, 2), (2, 1), 1.0)
-    near, far = Kernels(worker), Kernels(worker, far=True)
+    near, far = Kernels(worker, scalar=True), Kernels(worker, far=True)
     output, logsumexp = near.forward(query, key, value, *settings)
     results = far.forward(query, key, value, *settings)
     assert torch.equal(results[0], output) and torch.equal(results[1], logsumexp)

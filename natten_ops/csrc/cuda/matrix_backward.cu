@@ -1,443 +1,448 @@
-// The backward pass on tensor cores, two kernels without atomics. matrix.cuh says how tokens are
-// spread.
-//   - By queries: for the keys around a patch, 16 at a time, the logits again, weights
-//     P = exp(logit - logsumexp), dP = grad_output . value, and the logits' gradients
-//     D = P (dP - delta), where delta = grad_output . output is also stored for the other kernel.
-//     grad_query = scale * sum of D key. D is added to the gradient of the bias: each warp has a
-//     table of its own in shared memory, a block adds up its warps' tables for all of its tiles of
-//     one head, and a last kernel adds up the blocks' tables. The order is always the same.
-//   - By keys: for the queries that attend to a patch's keys, the same products the other way
-//     round; grad_value = sum of P grad_output, grad_key = scale * sum of D query.
+// The backward pass for windows of any size, two kernels; backward.cuh says what they compute and
+// matrix.cuh how partners are visited. Products of grad_output and value start from -delta, so that
+// the logits' gradients are products of two results.
 //
-// Shared memory of a block: keys and values (by queries) or queries and grad_output (by keys) of
-// its region, (rows, columns, kDim); the head's table of the bias; by queries the tables of the
-// bias' gradient, one a warp; by keys logsumexp (times log2(e)) and delta of the region.
+// The gradient of the bias: a warp adds the logits' gradients up in the order of its fragments of
+// the bias, in a table of its own. After each tile, the block adds up its warps' tables, entry by
+// entry of the bias.
+//
+// Shared memory of a block: as in matrix.cuh; by queries, before the region, the warps' tables and
+// the sums of the block.
+#define NATTEN_OPS_THREAD_INDEX_ANEW
+#include "backward.cuh"
 #include "matrix.cuh"
-#include "table_sum.cuh"
 
 namespace natten_ops::cuda {
 
+namespace matrix {
+
 namespace {
 
-template <typename E, int kHeadDim, int kRows>
-struct BackwardVariant {
-  using Element = E;
-  static constexpr int kDim = kHeadDim;
-  static constexpr int kPatchRows = kRows;
-};
+constexpr int kBackwardStep = 2;
 
-template <bool kValue>
-struct Constant {
-  static constexpr bool value = kValue;
-};
+// ---- By queries ----
 
-struct BackwardParameters {
-  BackwardCall call;
-  Tiling tiling;
-  float* delta;       // (batch, axis 0, axis 1, heads)
-  float* block_sums;  // (slots, heads, bias_size), or null
-};
-
-template <typename Variant>
-int64_t region_bytes(const Tiling& tiling) {
-  return int64_t(2) * tiling.region_tokens() * Variant::kDim * sizeof(typename Variant::Element);
+// Of the gradient of the bias, if there is one: the warps' tables, and the block's sums.
+template <typename V>
+int64_t table_bytes(const Problem& problem, const Tiling& tiling, bool has_bias) {
+  const int window = static_cast<int>(problem.kernel_size[0]);
+  return has_bias ? round_up((busy_warps<V>(tiling) * fragment_numbers<V>(tiling, window) +
+                              problem.bias_size()) *
+                                 sizeof(float),
+                             16)
+                  : 0;
+}
+template <typename V>
+NATTEN_OPS_DEVICE float* first_table(const Common& common) {
+  return reinterpret_cast<float*>(shared_memory() + shared_bytes<V>(common));
 }
 
-template <typename Variant>
-int64_t query_shared_bytes(const BackwardCall& call, const Tiling& tiling) {
-  const int64_t tables = call.grad_bias.data ? kMatrixWarps * call.problem.bias_size() : 0;
-  return region_bytes<Variant>(tiling) + (BiasTable::size(call.problem) + tables) * sizeof(float);
+template <typename V>
+int64_t query_bytes(const Problem& problem, const Tiling& tiling, bool has_bias) {
+  return shared_bytes<V>(tiling, static_cast<int>(problem.kernel_size[0])) +
+         table_bytes<V>(problem, tiling, has_bias) + region_bytes<V>(tiling);
 }
 
-template <typename Variant>
-int64_t key_shared_bytes(const BackwardCall& call, const Tiling& tiling) {
-  return region_bytes<Variant>(tiling) +
-         (BiasTable::size(call.problem) + 2 * tiling.region_tokens()) * sizeof(float);
-}
-
-// Adds the gradients of 8 keys' logits to a warp's table. In two dimensions no two threads have the
-// same entry; in one, those of a row's four threads take turns.
-template <typename Variant, typename Region>
-NATTEN_OPS_DEVICE void add_to_table(const Region& region, const Walk& walk, const int (&entry)[2],
-                                    int table_columns, const bool (&owns)[2],
-                                    const float (&grads)[4], float* table) {
-  constexpr int kTurns = Variant::kPatchRows == 1 ? 4 : 1;
-  const int c = thread_index() % 4;
-  NATTEN_OPS_UNROLL
-  for (int turn = 0; turn < kTurns; ++turn) {
-    NATTEN_OPS_UNROLL
-    for (int j = 0; j < 4; ++j) {
-      const int e = j / 2, column = 8 * walk.column + 2 * c + j % 2;
-      const bool is_turn = kTurns == 1 || c == turn;
-      if (is_turn && owns[e] && region.has(e, walk.row, column)) {
-        table[entry[e] + walk.row * table_columns + column] += grads[j];
+// The sum of the warps' tables for an entry of the bias, of the patches of a tile.
+template <typename V>
+NATTEN_OPS_DEVICE float sum_of_entry(const Common& common, const Tile& tile, int down, int across) {
+  constexpr int kTokens = V::kIsFlat ? 8 : 1;  // that have the same e
+  const int rows = fragment_rows<V>(common.windows[0]);
+  const float* table = first_table<V>(common);
+  float sum = 0;
+  for (int warp = 0; warp < busy_warps<V>(common.tiling); ++warp) {
+    const PatchColumns columns = PatchColumns::at<V, true>(common, tile, warp);
+    if (columns.first >= tile.end[1]) break;
+    for (int g = 0; g < kTokens; ++g) {
+      for (int e = 0; e < 2; ++e) {
+        const int own = columns.own<V>(g, e);
+        const Span span = partners<true>(common.windows[1], own, columns.count);
+        const int column = own + across - (common.windows[1] - 1);
+        if (column < span.first || column > span.last) continue;
+        const int at = column - columns.begin;
+        sum +=
+            table[(at / 8 * rows + (V::kIsFlat ? g : down)) * 16 + at % 8 / 2 * 4 + 2 * e + at % 2];
       }
-      warp_barrier();
     }
+    table += fragment_numbers<V>(common);
   }
+  return sum;
 }
 
-// The gradients of a patch's queries. Adds those of the logits to the warp's table, if there is
-// one.
-template <typename Variant, bool kCareful, typename Region>
-NATTEN_OPS_DEVICE void visit_keys(const Problem& problem, const Region& region,
-                                  const uint32_t (&queries)[Variant::kDim / 16][4],
-                                  const uint32_t (&grad_outputs)[Variant::kDim / 16][4],
-                                  const typename Variant::Element* keys,
-                                  const typename Variant::Element* values, const float* bias,
-                                  const int (&entry)[2], const float (&logsumexp)[2],
-                                  const float (&delta)[2], const bool (&owns)[2], float* table,
-                                  float (&grad_queries)[Variant::kDim / 8][4]) {
-  using Element = typename Variant::Element;
-  constexpr int kDim = Variant::kDim;
-  const int table_columns = 2 * static_cast<int>(problem.kernel_size[1]) - 1;
-  const float scale = static_cast<float>(problem.scale) * kLog2e;
-  const int column_eights = (region.columns.size() + 7) / 8;
-  const int eights = region.rows.size() * column_eights;
-  clear(grad_queries);
-  Walk walk(column_eights);
-  for (int done = 0; done < eights; done += 2) {
+// The gradients of a patch's queries. Adds those of the logits to `table` in the order of
+// fragments, if it is not null: the thread's numbers of item 0.
+template <typename V>
+NATTEN_OPS_DEVICE void visit_keys(const Common& common, const Items& items, const Start<V>& start,
+                                  const Partners<V>& keys_and_values,
+                                  const uint32_t (&queries)[V::kDim / 16][4],
+                                  const uint32_t (&grad_outputs)[V::kDim / 16][4],
+                                  const float (&logsumexp)[2], const float (&delta)[2],
+                                  float* table, float (&grad_queries)[V::kDim / 8][4]) {
+  using Element = typename V::Element;
+  const int stride = item_stride<V>(common);
+  visit_steps<V>(common, items, [&](int item, int eight, int offset) {
     float grads[2][4];
-    Sixteen partners;
     NATTEN_OPS_UNROLL
-    for (int i = 0; i < 2; ++i, walk.next()) {
-      partners.eights[i] = walk;
-      partners.tokens[i] = region.token(walk);
-      float logits[4] = {}, grad_weights[4] = {};
-      multiply_partners<Element, kDim>(queries, keys, partners.tokens[i], logits);
-      multiply_partners<Element, kDim>(grad_outputs, values, partners.tokens[i], grad_weights);
+    for (int i = 0; i < 2; ++i) {
+      float logits[4];
+      start.load(item + i, eight, logits);
+      keys_and_values.template multiply<0>(queries, offset + i * stride, logits);
+      float grad_weights[4] = {-delta[0], -delta[0], -delta[1], -delta[1]};
+      keys_and_values.template multiply<1>(grad_outputs, offset + i * stride, grad_weights);
       NATTEN_OPS_UNROLL
       for (int j = 0; j < 4; ++j) {
-        const int e = j / 2, column = 8 * walk.column + thread_index() % 4 * 2 + j % 2;
-        const bool has = region.has(e, walk.row, column);
-        const float entry_bias = bias[has ? entry[e] + walk.row * table_columns + column : 0];
-        const float weight = exp2_of(logits[j] * scale + entry_bias - logsumexp[e]);
-        grads[i][j] = has ? weight * (grad_weights[j] - delta[e]) : 0.0f;
+        grads[i][j] = exp2_of(logits[j] * common.log2_scale - logsumexp[j / 2]) * grad_weights[j];
       }
       if (table) {
-        add_to_table<Variant>(region, walk, entry, table_columns, owns, grads[i], table);
+        // No two threads have the same numbers; but another one had them for the last item.
+        if (start.has(item + i)) {
+          Four& sums = *reinterpret_cast<Four*>(table + start.offset(item + i, eight));
+          Four four = sums;
+          NATTEN_OPS_UNROLL
+          for (int j = 0; j < 4; ++j) four.numbers[j] += grads[i][j];
+          sums = four;
+        }
+        warp_barrier();
       }
     }
-    accumulate<Element, kDim, kCareful>(grads[0], grads[1], region, partners, keys, grad_queries);
-  }
+    uint32_t weights[4];
+    as_weights<Element>(grads[0], grads[1], weights);
+    keys_and_values.template accumulate<0>(weights, offset, grad_queries);
+  });
 }
 
-template <typename Variant>
-NATTEN_OPS_KERNEL(kMatrixThreads, Variant::kDim == 32 ? 3 : 2)
-matrix_query_kernel(const BackwardParameters parameters) {
-  using Element = typename Variant::Element;
-  using TilePatch = Patch<Variant::kPatchRows>;
-  constexpr int kDim = Variant::kDim;
-  const BackwardCall& call = parameters.call;
-  const Problem& problem = call.problem;
-  const Tiling& tiling = parameters.tiling;
-  const int heads = static_cast<int>(problem.heads);
-  const int head = block_index() % heads, slot = block_index() / heads;
-  const int pitch = tiling.region[1];
-  const int bias_size = static_cast<int>(problem.bias_size());
-
-  Element* keys = reinterpret_cast<Element*>(shared_memory());
-  Element* values = keys + tiling.region_tokens() * kDim;
-  float* bias_memory = reinterpret_cast<float*>(values + tiling.region_tokens() * kDim);
-  float* tables = bias_memory + BiasTable::size(problem);
-  float* table = tables + thread_index() / 32 * bias_size;
-  const float* bias =
-      BiasTable::load<typename Variant::Element>(problem, call.bias, head, bias_memory);
-  if (parameters.block_sums) {
-    for (int i = thread_index(); i < kMatrixWarps * bias_size; i += kMatrixThreads) tables[i] = 0;
+template <typename V>
+NATTEN_OPS_KERNEL(V::kThreads, V::kBlocks)
+matrix_query_kernel(const by_queries::Parameters parameters) {
+  using namespace by_queries;
+  using Element = typename V::Element;
+  const Common& common = parameters.common;
+  const int warp = thread_index() / 32, region_rows = common.tiling.region[0];
+  const int numbers = fragment_numbers<V>(common);
+  const bool has_bias = parameters.block_sums;
+  float* const tables = first_table<V>(common);
+  float* const table = tables + warp * numbers;
+  float* const block_sums = tables + busy_warps<V>(common.tiling) * numbers;
+  const int entries = 2 * common.windows[1] - 1, bias_size = (2 * common.windows[0] - 1) * entries;
+  // All bytes of tables are whole 16s but the last.
+  const int table_numbers =
+      has_bias ? (busy_warps<V>(common.tiling) * numbers + bias_size + 3) / 4 * 4 : 0;
+  Element* const region = reinterpret_cast<Element*>(tables + table_numbers);
+  uint32_t slot = block_index();
+  const int head = split_head(common, slot);
+  make_centerd_fragments<V, true>(common, head);
+  if (has_bias) {
+    for (int i = thread_index(); i < bias_size; i += V::kThreads) block_sums[i] = 0;
   }
 
-  for (int64_t number = int64_t(slot) * tiling.tiles_per_block;
-       number < int64_t(slot + 1) * tiling.tiles_per_block; ++number) {
+  for (int number = 0; number < common.tiling.tiles_per_block; ++number) {
     Tile tile;
-    if (!find_tile(problem, tiling, head, number, tile)) continue;
-    const Span rows = region_of<true>(problem, tile, 0),
-               columns = region_of<true>(problem, tile, 1);
-    block_barrier();  // the last tile's region is no longer needed
-    copy_region<Element, kDim>(problem, tile, rows, columns, pitch, call.key, keys);
-    copy_region<Element, kDim>(problem, tile, rows, columns, pitch, call.value, values);
+    if (!find_tile(common, head, slot * common.tiling.tiles_per_block + number, tile)) continue;
+    block_barrier();  // what the last tile left is no longer needed
+    const Span rows = partners<V, true>(common, tile, 0),
+               columns = partners<V, true>(common, tile, 1);
+    find_planes(parameters.tensors, tile);
+    block_barrier();
+    copy_rows<V>(common, rows, columns, {parameters.tensors[kKey], kKey}, 0, region_rows, region);
+    copy_rows<V>(common, rows, columns, {parameters.tensors[kValue], kValue}, 0, region_rows,
+                 region + row_elements<V>(common));
     copy_async_commit();
+    const PatchColumns of_patch = PatchColumns::at<V, true>(common, tile, warp);
+    const bool exists = of_patch.first < tile.end[1];
+    if (has_bias && exists) {
+      for (int i = thread_index() % 32; i < numbers; i += 32) table[i] = 0;
+    }
+    const float* fragments =
+        exists ? choose_fragments<V, true>(common, head, of_patch) : centerd_fragments();
     copy_async_wait<0>();
     block_barrier();
 
-    for (int at = thread_index() / 32; at < TilePatch::count(tiling); at += kMatrixWarps) {
-      const TilePatch patch(tiling, tile, at);
-      if (!patch.exists) continue;
-      const PatchRegion<true, Variant::kPatchRows> region(problem, tile, patch, rows, columns,
-                                                          pitch);
-      uint32_t queries[kDim / 16][4], grad_outputs[kDim / 16][4];
-      load_patch<Element, kDim>(problem, tile, patch, call.grad_output, grad_outputs);
-      float delta[2] = {}, logsumexp[2];
+    for (int row = tile.begin[0]; exists && row < tile.end[0]; row += kPatchRows<V>) {
+      const Own<V> own(tile, row, of_patch.first);
+      const Items items = Items::at<V, true>(common, tile, row, of_patch);
+      const Start<V> start = Start<V>::template at<true>(common, fragments, tile, own, items);
+      const Partners<V> keys_and_values(common, region, items.begin_row - rows.first,
+                                        of_patch.begin - columns.first, item_stride<V>(common));
+      const auto read = [&](int tensor) {
+        const Plane<const Element> plane = {parameters.tensors[tensor], tensor};
+        return Cursor<V, const Element>(common, plane, own).read(common, plane.tensor, own);
+      };
+      uint32_t queries[V::kDim / 16][4], grad_outputs[V::kDim / 16][4];
+      as_patch<V>(common, read(kGradOutput), 0, grad_outputs);
+      float logsumexp[2], delta[2];
       {
-        uint32_t outputs[kDim / 16][4];
-        load_patch<Element, kDim>(problem, tile, patch, call.output, outputs);
+        const Channels<V> outputs = read(kOutput);
+        const Plane<const float> logsumexps = {parameters.tensors[kLogsumexp], kLogsumexp};
+        const Plane<float> deltas = {parameters.tensors[kDelta], kDelta};
         NATTEN_OPS_UNROLL
-        for (int i = 0; i < kDim / 4; ++i) {
-          float left[2], right[2];
-          unpack<Element>(grad_outputs[i / 4][i % 4], left[0], left[1]);
-          unpack<Element>(outputs[i / 4][i % 4], right[0], right[1]);
-          delta[i % 2] += left[0] * right[0] + left[1] * right[1];
+        for (int e = 0; e < 2; ++e) {
+          // The diagonal of a product holds the product of each token with itself.
+          const int g = thread_index() % 32 / 4, c = thread_index() % 4;
+          float products[4] = {};
+          NATTEN_OPS_UNROLL
+          for (int quad = 0; quad < V::kDim / 32; ++quad) {
+            const uint32_t (&words)[4] = outputs.tokens[e][quad].words;
+            multiply_add<Element>(products, grad_outputs[2 * quad], words[0], words[1]);
+            multiply_add<Element>(products, grad_outputs[2 * quad + 1], words[2], words[3]);
+          }
+          delta[e] = shuffle(g % 2 ? products[2 * e + 1] : products[2 * e], 4 * g + g / 2);
+          // Tokens that do not exist have no weights.
+          logsumexp[e] =
+              own.exists[e] ? *logsumexps.at(own.row, own.columns[e]) * kLog2e : INFINITY;
+          if (own.exists[e] && c == 0) *deltas.at(own.row, own.columns[e]) = delta[e];
         }
       }
-      load_patch<Element, kDim>(problem, tile, patch, call.query, queries);
-      int entry[2];
-      NATTEN_OPS_UNROLL
-      for (int e = 0; e < 2; ++e) {
-        delta[e] = sum_of_row(delta[e]);
-        const int64_t own = tile.row_of(problem, patch.row_of(tile, e), patch.column_of(tile, e));
-        logsumexp[e] = static_cast<const float*>(call.logsumexp)[own] * kLog2e;
-        if (patch.owns[e] && thread_index() % 4 == 0) parameters.delta[own] = delta[e];
-        // The table's entry for the key at row 0 and column 0 of the patch's region.
-        entry[e] = bias_entry(problem, region.rows.first - patch.own_row[e],
-                              region.columns.first - patch.own_column[e]);
-      }
-
-      float grad_queries[kDim / 8][4];
-      const auto visit = [&](auto careful, float* own_table) {
-        visit_keys<Variant, decltype(careful)::value>(problem, region, queries, grad_outputs, keys,
-                                                      values, bias, entry, logsumexp, delta,
-                                                      patch.owns, own_table, grad_queries);
-      };
-      visit(Constant<false>(), parameters.block_sums ? table : nullptr);
-      if (warp_any(!is_finite(grad_queries))) visit(Constant<true>(), nullptr);
-      const float factors[2] = {static_cast<float>(problem.scale),
-                                static_cast<float>(problem.scale)};
-      store_patch<Element, kDim>(problem, tile, patch, call.grad_query, grad_queries, factors);
+      as_patch<V>(common, read(kQuery), common.signs, queries);
+      float grad_queries[V::kDim / 8][4];
+      clear(grad_queries);
+      visit_keys<V>(common, items, start, keys_and_values, queries, grad_outputs, logsumexp, delta,
+                    has_bias ? table + (start.fragments - fragments) : nullptr, grad_queries);
+      const float factors[2] = {static_cast<float>(common.problem.scale),
+                                static_cast<float>(common.problem.scale)};
+      const Plane<Element> plane = {parameters.tensors[kGradQuery], kGradQuery};
+      const bool finite = store_tokens<V>(
+          common, plane.tensor, Cursor<V, Element>(common, plane, own), own, grad_queries, factors);
+      repeat_unless(finite, (row - tile.begin[0]) / kPatchRows<V>);
+    }
+    const uint32_t again = bands_to_repeat();
+    if (again) repeat_carefully<V>(parameters, again, number, region);
+    if (!has_bias) continue;
+    block_barrier();
+    for (int i = thread_index(); i < bias_size; i += V::kThreads) {
+      block_sums[i] += sum_of_entry<V>(common, tile, i / entries, i % entries);
     }
   }
 
-  if (!parameters.block_sums) return;
-  block_barrier();
+  if (!has_bias) return;
   float* sums = parameters.block_sums + int64_t(block_index()) * bias_size;
-  for (int i = thread_index(); i < bias_size; i += kMatrixThreads) {
-    float sum = 0;
-    for (int warp = 0; warp < kMatrixWarps; ++warp) sum += tables[warp * bias_size + i];
-    sums[i] = sum;
+  for (int i = thread_index(); i < bias_size; i += V::kThreads) {
+    sums[i / entries * common.bias_step[0] + i % entries * common.bias_step[1]] = block_sums[i];
   }
 }
 
-// The gradients of a patch's keys and values, or of one of them.
-template <typename Variant, bool kCareful, bool kWithKeys, bool kWithValues, typename Region>
-NATTEN_OPS_DEVICE void visit_queries(
-    const Problem& problem, const Region& region, const uint32_t (&keys)[Variant::kDim / 16][4],
-    const uint32_t (&values)[Variant::kDim / 16][4], const typename Variant::Element* queries,
-    const typename Variant::Element* grad_outputs, const float* bias, const int (&entry)[2],
-    const float* logsumexps, const float* deltas, float (&grad_keys)[Variant::kDim / 8][4],
-    float (&grad_values)[Variant::kDim / 8][4]) {
-  using Element = typename Variant::Element;
-  constexpr int kDim = Variant::kDim;
-  const int table_columns = 2 * static_cast<int>(problem.kernel_size[1]) - 1;
-  const float scale = static_cast<float>(problem.scale) * kLog2e;
-  const int column_eights = (region.columns.size() + 7) / 8;
-  const int eights = region.rows.size() * column_eights;
-  if (kWithKeys) clear(grad_keys);
-  if (kWithValues) clear(grad_values);
-  Walk walk(column_eights);
-  for (int done = 0; done < eights; done += 2) {
+// ---- By keys ----
+
+template <typename V>
+int64_t key_bytes(const Problem& problem, const Tiling& tiling) {
+  return shared_bytes<V>(tiling, static_cast<int>(problem.kernel_size[0])) +
+         region_bytes<V>(tiling);
+}
+
+// A band's patch of keys, and the queries that it visits.
+template <typename V>
+struct KeyPatch {
+  Items items;
+  Start<V> start;
+  Partners<V> queries_and_grads;
+  const Two* numbers;  // of the thread's first query
+};
+
+// Adds what queries contribute to the gradients of a patch's keys (kKeys), values (kValues) or
+// both.
+template <typename V, bool kKeys, bool kValues>
+NATTEN_OPS_DEVICE void visit_queries(const Common& common, const KeyPatch<V>& patch,
+                                     const uint32_t (&keys)[V::kDim / 16][4],
+                                     const uint32_t (&values)[V::kDim / 16][4],
+                                     float (&grad_keys)[V::kDim / 8][4],
+                                     float (&grad_values)[V::kDim / 8][4]) {
+  using Element = typename V::Element;
+  const int stride = item_stride<V>(common);
+  constexpr int kPerNumber = sizeof(Two) / sizeof(Element);
+  const int number_stride = V::kIsFlat ? 8 : stride / kPerNumber;
+  visit_steps<V>(common, patch.items, [&](int item, int eight, int offset) {
     float weights[2][4], grads[2][4];
-    Sixteen partners;
     NATTEN_OPS_UNROLL
-    for (int i = 0; i < 2; ++i, walk.next()) {
-      partners.eights[i] = walk;
-      partners.tokens[i] = region.token(walk);
-      float logits[4] = {}, grad_weights[4] = {};
-      multiply_partners<Element, kDim>(keys, queries, partners.tokens[i], logits);
-      if (kWithKeys) {
-        multiply_partners<Element, kDim>(values, grad_outputs, partners.tokens[i], grad_weights);
+    for (int i = 0; i < 2; ++i) {
+      const Two* numbers = patch.numbers + (item + i) * number_stride + 8 * eight;
+      const Two even = numbers[0], odd = numbers[1];
+      float logits[4];
+      patch.start.load(item + i, eight, logits);
+      patch.queries_and_grads.template multiply<0>(keys, offset + i * stride, logits);
+      float grad_weights[4] = {even.numbers[1], odd.numbers[1], even.numbers[1], odd.numbers[1]};
+      if (kKeys) {
+        patch.queries_and_grads.template multiply<1>(values, offset + i * stride, grad_weights);
       }
       NATTEN_OPS_UNROLL
       for (int j = 0; j < 4; ++j) {
-        const int e = j / 2, column = 8 * walk.column + thread_index() % 4 * 2 + j % 2;
-        const bool has = region.has(e, walk.row, column);
-        const int query = region.token(walk.row, column);
-        const float entry_bias = bias[has ? entry[e] - walk.row * table_columns - column : 0];
-        const float weight = exp2_of(logits[j] * scale + entry_bias - logsumexps[query]);
-        weights[i][j] = has ? weight : 0.0f;
-        grads[i][j] = has ? weight * (grad_weights[j] - deltas[query]) : 0.0f;
+        weights[i][j] =
+            exp2_of(logits[j] * common.log2_scale - (j % 2 ? odd.numbers[0] : even.numbers[0]));
+        grads[i][j] = weights[i][j] * grad_weights[j];
       }
     }
-    if (kWithValues) {
-      accumulate<Element, kDim, kCareful>(weights[0], weights[1], region, partners, grad_outputs,
-                                          grad_values);
+    uint32_t sixteen[4];
+    if (kValues) {
+      as_weights<Element>(weights[0], weights[1], sixteen);
+      patch.queries_and_grads.template accumulate<1>(sixteen, offset, grad_values);
     }
-    if (kWithKeys) {
-      accumulate<Element, kDim, kCareful>(grads[0], grads[1], region, partners, queries, grad_keys);
+    if (kKeys) {
+      as_weights<Element>(grads[0], grads[1], sixteen);
+      patch.queries_and_grads.template accumulate<0>(sixteen, offset, grad_keys);
     }
-  }
+  });
 }
 
-template <typename Variant>
-NATTEN_OPS_KERNEL(kMatrixThreads, Variant::kDim == 32 ? 3 : 2)
-matrix_key_kernel(const BackwardParameters parameters) {
-  using Element = typename Variant::Element;
-  using TilePatch = Patch<Variant::kPatchRows>;
-  constexpr int kDim = Variant::kDim;
-  const BackwardCall& call = parameters.call;
-  const Problem& problem = call.problem;
-  const Tiling& tiling = parameters.tiling;
-  const int heads = static_cast<int>(problem.heads);
+template <typename V>
+NATTEN_OPS_KERNEL(V::kThreads, V::kBlocks)
+matrix_key_kernel(const by_keys::Parameters parameters) {
+  using namespace by_keys;
+  using Element = typename V::Element;
+  const Common& common = parameters.common;
+  const Tensor(&tensors)[kTensors] = parameters.tensors;
+  const int region_rows = common.tiling.region[0];
+  uint32_t slot = block_index();
+  const int head = split_head(common, slot);
   Tile tile;
-  if (!find_tile(problem, tiling, block_index() % heads, block_index() / heads, tile)) return;
-  const int pitch = tiling.region[1];
-
-  Element* queries = reinterpret_cast<Element*>(shared_memory());
-  Element* grad_outputs = queries + tiling.region_tokens() * kDim;
-  float* logsumexps = reinterpret_cast<float*>(grad_outputs + tiling.region_tokens() * kDim);
-  float* deltas = logsumexps + tiling.region_tokens();
-  const Span rows = region_of<false>(problem, tile, 0);
-  const Span columns = region_of<false>(problem, tile, 1);
-  copy_region<Element, kDim>(problem, tile, rows, columns, pitch, call.query, queries);
-  copy_region<Element, kDim>(problem, tile, rows, columns, pitch, call.grad_output, grad_outputs);
+  if (!find_tile(common, head, slot, tile)) return;
+  const Span rows = partners<V, false>(common, tile, 0),
+             columns = partners<V, false>(common, tile, 1);
+  Element* region = reinterpret_cast<Element*>(shared_memory() + shared_bytes<V>(common));
+  find_planes(tensors, tile);
+  block_barrier();
+  copy_rows<V>(common, rows, columns, {tensors[kQuery], kQuery}, 0, region_rows, region);
+  copy_rows<V>(common, rows, columns, {tensors[kGradOutput], kGradOutput}, 0, region_rows,
+               region + row_elements<V>(common));
   copy_async_commit();
-  for (int row = thread_index() / 32; row < rows.size(); row += kMatrixWarps) {
-    for (int column = thread_index() % 32; column < columns.size(); column += 32) {
-      const int64_t from = tile.row_of(problem, rows.first + row, columns.first + column);
-      logsumexps[row * pitch + column] = static_cast<const float*>(call.logsumexp)[from] * kLog2e;
-      deltas[row * pitch + column] = parameters.delta[from];
-    }
-  }
-  const float* bias = BiasTable::load<typename Variant::Element>(problem, call.bias, tile.head,
-                                                                 deltas + tiling.region_tokens());
+  copy_numbers<V>(parameters, rows, columns, region_rows, region);
+  make_centerd_fragments<V, false>(common, head);
+  const PatchColumns of_patch = PatchColumns::at<V, false>(common, tile, thread_index() / 32);
+  const bool exists = of_patch.first < tile.end[1];
+  const float* fragments =
+      exists ? choose_fragments<V, false>(common, head, of_patch) : centerd_fragments();
   copy_async_wait<0>();
   block_barrier();
+  if (!exists) return;
 
-  for (int at = thread_index() / 32; at < TilePatch::count(tiling); at += kMatrixWarps) {
-    const TilePatch patch(tiling, tile, at);
-    if (!patch.exists) continue;
-    const PatchRegion<false, Variant::kPatchRows> region(problem, tile, patch, rows, columns,
-                                                         pitch);
-    uint32_t keys[kDim / 16][4], values[kDim / 16][4];
-    load_patch<Element, kDim>(problem, tile, patch, call.key, keys);
-    load_patch<Element, kDim>(problem, tile, patch, call.value, values);
-    // The table's entry for the query at row 0 and column 0 of the patch's region.
-    int entry[2];
-    NATTEN_OPS_UNROLL
-    for (int e = 0; e < 2; ++e) {
-      entry[e] = bias_entry(problem, patch.own_row[e] - region.rows.first,
-                            patch.own_column[e] - region.columns.first);
-    }
-
-    const float ones[2] = {1.0f, 1.0f};
-    const float factors[2] = {static_cast<float>(problem.scale), static_cast<float>(problem.scale)};
-    float grad_keys[kDim / 8][4], grad_values[kDim / 8][4];
-    const auto visit = [&](auto careful, auto with_keys, auto with_values) {
-      visit_queries<Variant, decltype(careful)::value, decltype(with_keys)::value,
-                    decltype(with_values)::value>(problem, region, keys, values, queries,
-                                                  grad_outputs, bias, entry, logsumexps, deltas,
-                                                  grad_keys, grad_values);
+  for (int row = tile.begin[0]; row < tile.end[0]; row += kPatchRows<V>) {
+    const Own<V> own(tile, row, of_patch.first);
+    const Items items = Items::at<V, false>(common, tile, row, of_patch);
+    const int at[2] = {items.begin_row - rows.first, of_patch.begin - columns.first};
+    const KeyPatch<V> patch = {
+        items, Start<V>::template at<false>(common, fragments, tile, own, items),
+        Partners<V>(common, region, at[0], at[1], item_stride<V>(common)),
+        numbers_of<V>(common, region, at[0]) + at[1] + 2 * (thread_index() % 4)};
+    const auto read = [&](int tensor, uint32_t flips, uint32_t (&fragments)[V::kDim / 16][4]) {
+      const Plane<const Element> plane = {tensors[tensor], tensor};
+      as_patch<V>(common,
+                  Cursor<V, const Element>(common, plane, own).read(common, plane.tensor, own),
+                  flips, fragments);
     };
-    const auto visit_until_finite = [&](auto with_keys, auto with_values) {
-      visit(Constant<false>(), with_keys, with_values);
-      const bool keys_are_finite = !decltype(with_keys)::value || is_finite(grad_keys);
-      const bool values_are_finite = !decltype(with_values)::value || is_finite(grad_values);
-      if (warp_any(!keys_are_finite || !values_are_finite)) {
-        visit(Constant<true>(), with_keys, with_values);
-      }
+    const auto store = [&](int tensor, const float (&sums)[V::kDim / 8][4], float factor) {
+      const Plane<Element> plane = {tensors[tensor], tensor};
+      const float factors[2] = {factor, factor};
+      return store_tokens<V>(common, plane.tensor, Cursor<V, Element>(common, plane, own), own,
+                             sums, factors);
     };
-    if constexpr (kDim <= 64) {
-      visit_until_finite(Constant<true>(), Constant<true>());
-      store_patch<Element, kDim>(problem, tile, patch, call.grad_value, grad_values, ones);
-      store_patch<Element, kDim>(problem, tile, patch, call.grad_key, grad_keys, factors);
+    uint32_t keys[V::kDim / 16][4], values[V::kDim / 16][4];
+    float grad_keys[V::kDim / 8][4], grad_values[V::kDim / 8][4];
+    read(kKey, common.signs, keys);
+    const float scale = static_cast<float>(common.problem.scale);
+    bool finite;
+    if constexpr (V::kDim <= 64) {
+      read(kValue, 0, values);
+      clear(grad_keys);
+      clear(grad_values);
+      visit_queries<V, true, true>(common, patch, keys, values, grad_keys, grad_values);
+      finite = store(kGradValue, grad_values, 1.0f);
+      finite = store(kGradKey, grad_keys, scale) && finite;
     } else {
-      // Registers hold one of them.
-      visit_until_finite(Constant<false>(), Constant<true>());
-      store_patch<Element, kDim>(problem, tile, patch, call.grad_value, grad_values, ones);
-      visit_until_finite(Constant<true>(), Constant<false>());
-      store_patch<Element, kDim>(problem, tile, patch, call.grad_key, grad_keys, factors);
+      // Registers hold the sums of one of them.
+      clear(grad_values);
+      visit_queries<V, false, true>(common, patch, keys, values, grad_keys, grad_values);
+      finite = store(kGradValue, grad_values, 1.0f);
+      read(kValue, 0, values);
+      clear(grad_keys);
+      visit_queries<V, true, false>(common, patch, keys, values, grad_keys, grad_values);
+      finite = store(kGradKey, grad_keys, scale) && finite;
     }
+    repeat_unless(finite, (row - tile.begin[0]) / kPatchRows<V>);
   }
+  const uint32_t again = bands_to_repeat();
+  if (again) repeat_carefully<V>(parameters, again, region);
 }
 
-// The two kernels' tilings. A block computes several tiles, so that the sums of the bias' gradient
-// take at most about a hundredth of the inputs' memory.
-template <typename Variant>
-bool make_tilings(const BackwardCall& call, Tiling& by_queries, Tiling& by_keys) {
-  const Problem& problem = call.problem;
-  const int64_t limit = shared_memory_limit();
-  if (!find_tiling<true>(
-          problem, limit,
-          [&](const Tiling& tiling) { return query_shared_bytes<Variant>(call, tiling); },
-          by_queries) ||
-      !find_tiling<false>(
-          problem, limit,
-          [&](const Tiling& tiling) { return key_shared_bytes<Variant>(call, tiling); }, by_keys)) {
+// ---- Launches ----
+
+struct Tilings {
+  Tiling by_queries, by_keys;
+};
+
+template <typename F>
+auto with_backward_variants(const BackwardCall& call, F f) {
+  return with_variant<false, kBackwardStep>(call.problem, call.dtype, [&](auto variant) {
+    using V = decltype(variant);
+    return f(variant, Variant<typename V::Element, V::kDim, V::kIsFlat, true, kBackwardStep>());
+  });
+}
+
+// A block computes several tiles by queries, so that the sums of the bias' gradient take at most
+// about a hundredth of the inputs' memory.
+template <typename QueryVariant, typename KeyVariant>
+bool find_tilings(const BackwardCall& call, const Problem& problem, Tilings& tilings) {
+  const bool has_bias = call.grad_bias.data;
+  if (!find_tiling<QueryVariant, true>(
+          problem,
+          [&](const Tiling& tiling) {
+            return query_bytes<QueryVariant>(problem, tiling, has_bias);
+          },
+          tilings.by_queries) ||
+      !find_tiling<KeyVariant, false>(
+          problem, [&](const Tiling& tiling) { return key_bytes<KeyVariant>(problem, tiling); },
+          tilings.by_keys)) {
     return false;
   }
-  if (call.grad_bias.data) {
-    const int64_t tile_bytes =
-        int64_t(3) * by_queries.tile[0] * by_queries.tile[1] * problem.head_dim * 2;
-    by_queries.tiles_per_block =
+  if (has_bias) {
+    const Tiling& tiling = tilings.by_queries;
+    const int64_t tile_bytes = int64_t(3) * tiling.tile[0] * tiling.tile[1] * problem.head_dim * 2;
+    tilings.by_queries.tiles_per_block =
         static_cast<int>((100 * problem.bias_size() * 4 + tile_bytes - 1) / tile_bytes);
   }
   return true;
 }
 
-template <typename F>
-auto with_backward_variant(const BackwardCall& call, F f) {
-  const auto with_element = [&](auto element) {
-    using Element = decltype(element);
-    return with_dim(call.problem, [&](auto dim) {
-      return call.problem.length[0] == 1 ? f(BackwardVariant<Element, dim(), 1>())
-                                         : f(BackwardVariant<Element, dim(), 8>());
-    });
-  };
-  return call.dtype == Dtype::kFloat16 ? with_element(Float16()) : with_element(BFloat16());
-}
-
-int64_t delta_bytes(const Problem& problem) {
-  const int64_t bytes =
-      problem.batch * problem.length[0] * problem.length[1] * problem.heads * sizeof(float);
-  return (bytes + 15) / 16 * 16;
-}
-
 }  // namespace
 
+}  // namespace matrix
+
 bool matrix_covers(const BackwardCall& call) {
-  if (!matrix_covers(call.problem, call.dtype,
-                     {&call.grad_output, &call.query, &call.key, &call.value, &call.output,
-                      &call.grad_query, &call.grad_key, &call.grad_value})) {
-    return false;
-  }
-  return with_backward_variant(call, [&](auto variant) {
-    Tiling by_queries, by_keys;
-    return make_tilings<decltype(variant)>(call, by_queries, by_keys);
+  if (!are_for_tensor_cores(call)) return false;
+  return matrix::with_backward_variants(call, [&](auto query_variant, auto key_variant) {
+    matrix::Tilings tilings;
+    return matrix::find_tilings<decltype(query_variant), decltype(key_variant)>(
+        call, Orientation(call.problem).problem, tilings);
   });
 }
 
 int64_t matrix_backward_scratch(const BackwardCall& call) {
-  int64_t bytes = delta_bytes(call.problem);
-  if (!call.grad_bias.data) return bytes;
-  return with_backward_variant(call, [&](auto variant) {
-    Tiling by_queries, by_keys;
-    if (make_tilings<decltype(variant)>(call, by_queries, by_keys)) {
-      bytes += slots_of(call.problem, by_queries) * call.problem.heads * call.problem.bias_size() *
-               sizeof(float);
-    }
-    return bytes;
+  return matrix::with_backward_variants(call, [&](auto query_variant, auto key_variant) {
+    matrix::Tilings tilings;
+    matrix::find_tilings<decltype(query_variant), decltype(key_variant)>(
+        call, Orientation(call.problem).problem, tilings);
+    return scratch_bytes(call, tilings.by_queries);
   });
 }
 
 const char* matrix_backward(const BackwardCall& call, void* stream) {
-  return with_backward_variant(call, [&](auto variant) -> const char* {
-    using Variant = decltype(variant);
-    const Problem& problem = call.problem;
-    Tiling by_queries, by_keys;
-    make_tilings<Variant>(call, by_queries, by_keys);
-    BackwardParameters parameters{call, by_queries, static_cast<float*>(call.scratch), nullptr};
-    if (call.grad_bias.data) {
-      parameters.block_sums =
-          reinterpret_cast<float*>(static_cast<char*>(call.scratch) + delta_bytes(problem));
-    }
-    const int64_t slots = slots_of(problem, by_queries);
-    const char* error = launch(matrix_query_kernel<Variant>, slots * problem.heads, kMatrixThreads,
-                               query_shared_bytes<Variant>(call, by_queries), stream, parameters);
-    if (error) return error;
-    parameters.tiling = by_keys;
-    error = launch(matrix_key_kernel<Variant>, slots_of(problem, by_keys) * problem.heads,
-                   kMatrixThreads, key_shared_bytes<Variant>(call, by_keys), stream, parameters);
-    if (error || !call.grad_bias.data) return error;
-    return sum_tables<float>(parameters.block_sums, slots, problem.heads * problem.bias_size(),
-                             call.grad_bias, stream);
+  return matrix::with_backward_variants(call, [&](auto query_variant, auto key_variant) {
+    using QueryVariant = decltype(query_variant);
+    using KeyVariant = decltype(key_variant);
+    const Orientation orientation(call.problem);
+    const Problem& problem = orientation.problem;
+    matrix::Tilings tilings;
+    matrix::find_tilings<QueryVariant, KeyVariant>(call, problem, tilings);
+    return launch_backward(
+        call, orientation, tilings.by_queries, tilings.by_keys,
+        [&](const by_queries::Parameters& parameters, int64_t blocks) {
+          const int64_t bytes =
+              matrix::query_bytes<QueryVariant>(problem, tilings.by_queries, call.grad_bias.data);
+          return launch(matrix::matrix_query_kernel<QueryVariant>, blocks, QueryVariant::kThreads,
+                        bytes, stream, parameters);
+        },
+        [&](const by_keys::Parameters& parameters, int64_t blocks) {
+          return launch(matrix::matrix_key_kernel<KeyVariant>, blocks, KeyVariant::kThreads,
+                        matrix::key_bytes<KeyVariant>(problem, tilings.by_keys), stream,
+                        parameters);
+        },
+        stream);
   });
 }
 

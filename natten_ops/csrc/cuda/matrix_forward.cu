@@ -1,324 +1,205 @@
-// The forward pass on tensor cores; matrix.cuh says how queries are spread. For every patch a warp
-// multiplies its queries with the keys around them, 8 at a time, adds the bias and masks keys
-// outside of a query's window, takes the softmax, and multiplies the weights, still in registers,
-// with the values. If a patch has more keys than the registers hold, this is done in steps; a
-// larger logit then rescales the sums so far. Logits are in units of log(2).
+// The forward pass for windows of any size; matrix.cuh says how keys are visited. A warp multiplies
+// its queries with the keys of a step, takes the softmax, and multiplies the weights, still in
+// registers, with the values; a column of ones gives the weights' sum. A larger logit in a later
+// step rescales the sums so far.
 //
-// Shared memory of a block: keys and values of its region, (rows, columns, kDim), and the head's
-// table of the bias.
+// Shared memory of a block: as in matrix.cuh; the region has keys and values.
+#define NATTEN_OPS_THREAD_INDEX_ANEW
+#include "forward.cuh"
 #include "matrix.cuh"
 
 namespace natten_ops::cuda {
 
+namespace matrix {
+
 namespace {
 
-// The most eights of keys in a step: an even number, so that steps are whole.
-constexpr int step_of(int eights, int most) {
-  int step = most;
-  while (eights % step != 0 || step % 2 != 0) --step;
-  return step;
-}
+using namespace forward_pass;
 
-// kKernel: the kernel size on both axes, or 0 for any.
-template <typename E, int kHeadDim, int kRows, int kKernel>
-struct ForwardVariant {
-  using Element = E;
-  using P = Patch<kRows>;
-  static constexpr int kDim = kHeadDim;
-  static constexpr int kPatchRows = kRows;
-  static constexpr bool kIsFixed = kKernel > 0;
-  // Eights of keys in a row, and rows, of a patch's region away from borders.
-  static constexpr int kColumns = (kKernel + P::kPatchColumns - 1 + 7) / 8;
-  static constexpr int kEights = (kKernel + P::kPatchRows - 1) * kColumns;
-  static constexpr int kStep = kIsFixed ? step_of(kEights, kColumns == 1 ? 14 : 10) : 8;
-  static constexpr bool kIsOneStep = kIsFixed && kStep == kEights;
-};
-
-// Repeating a patch with care need not be fast, but must not take many registers.
-template <typename Variant>
-struct CarefulVariant
-    : ForwardVariant<typename Variant::Element, Variant::kDim, Variant::kPatchRows, 0> {
-  static constexpr int kStep = 2;
-};
-
-struct ForwardParameters {
-  ForwardCall call;
-  Tiling tiling;
-};
-
-template <typename Variant>
-int64_t forward_shared_bytes(const Problem& problem, const Tiling& tiling) {
-  return int64_t(2) * tiling.region_tokens() * Variant::kDim * sizeof(typename Variant::Element) +
-         BiasTable::size(problem) * sizeof(float);
-}
+constexpr int kForwardStep = 4;
 
 // The softmax of a patch's queries so far.
-template <int kDim>
+template <typename V>
 struct Attended {
-  float outputs[kDim / 8][4];
-  float largest[2], sum[2];
-};
+  float outputs[V::kDim / 8][4];
+  float sums[4];     // of the weights of the thread's tokens: sums[0] and sums[2]
+  float largest[2];  // logits, before they are multiplied with the scale
 
-// kCareful: see is_finite. If `waits`, all threads of the block wait for the values.
-template <typename Variant, bool kCareful, typename Region>
-NATTEN_OPS_DEVICE void attend(const Problem& problem, const Region& region,
-                              const uint32_t (&queries)[Variant::kDim / 16][4],
-                              const typename Variant::Element* keys,
-                              const typename Variant::Element* values, const float* bias,
-                              const int (&entry)[2], bool waits,
-                              Attended<Variant::kDim>& attended) {
-  using Element = typename Variant::Element;
-  constexpr int kDim = Variant::kDim;
-  constexpr int kStep = Variant::kStep;
-  const int table_columns = 2 * static_cast<int>(problem.kernel_size[1]) - 1;
-  const float scale = static_cast<float>(problem.scale) * kLog2e;
-  const int column_eights = Variant::kIsFixed ? Variant::kColumns : (region.columns.size() + 7) / 8;
-  const int eights = Variant::kIsFixed ? Variant::kEights : region.rows.size() * column_eights;
-  clear(attended.outputs);
-  NATTEN_OPS_UNROLL
-  for (int e = 0; e < 2; ++e) {
-    attended.largest[e] = -INFINITY;
-    attended.sum[e] = 0;
+  NATTEN_OPS_DEVICE Attended() {
+    clear(outputs);
+    NATTEN_OPS_UNROLL
+    for (int j = 0; j < 4; ++j) sums[j] = 0;
+    largest[0] = largest[1] = -INFINITY;
   }
 
-  Walk walk(column_eights);
-  for (int done = 0; done < (Variant::kIsOneStep ? 1 : eights); done += kStep) {
-    float logits[kStep][4];
-    Walk to_values = walk;
-    NATTEN_OPS_UNROLL
-    for (int i = 0; i < kStep; ++i, walk.next()) {
-      NATTEN_OPS_UNROLL
-      for (int j = 0; j < 4; ++j) logits[i][j] = 0;
-      multiply_partners<Element, kDim>(queries, keys, region.token(walk), logits[i]);
-      NATTEN_OPS_UNROLL
-      for (int j = 0; j < 4; ++j) {
-        const int e = j / 2, column = 8 * walk.column + thread_index() % 4 * 2 + j % 2;
-        const bool has = region.has(e, walk.row, column);
-        // Whole steps may go beyond the table's margin.
-        const bool is_near = Variant::kIsFixed || has;
-        const float entry_bias = bias[is_near ? entry[e] + walk.row * table_columns + column : 0];
-        logits[i][j] = has ? logits[i][j] * scale + entry_bias : -INFINITY;
-      }
-    }
+  // What is subtracted from logits, in units of log(2). Any number does if all are -infinity.
+  NATTEN_OPS_DEVICE float base(const Common& common, int e) const {
+    return largest[e] == -INFINITY ? 0.0f : largest[e] * common.log2_scale;
+  }
 
+  // Takes a step's logits into account before they become weights.
+  NATTEN_OPS_DEVICE void rescale(const Common& common, const float (&logits)[V::kStep][4]) {
+    float most[2];
     NATTEN_OPS_UNROLL
     for (int e = 0; e < 2; ++e) {
-      float most = attended.largest[e];
+      most[e] = larger(logits[0][2 * e], logits[0][2 * e + 1]);
       NATTEN_OPS_UNROLL
-      for (int i = 0; i < kStep; ++i) {
-        most = logits[i][2 * e] > most ? logits[i][2 * e] : most;
-        most = logits[i][2 * e + 1] > most ? logits[i][2 * e + 1] : most;
+      for (int i = 1; i < V::kStep; ++i) {
+        most[e] = larger(most[e], larger(logits[i][2 * e], logits[i][2 * e + 1]));
       }
-      most = largest_of_row(most);
-      if constexpr (!Variant::kIsOneStep) {
-        // Equal also if both are infinite.
-        const float shrink =
-            attended.largest[e] == most ? 1.0f : exp2_of(attended.largest[e] - most);
-        attended.sum[e] *= shrink;
-        NATTEN_OPS_UNROLL
-        for (int i = 0; i < kDim / 8; ++i) {
-          attended.outputs[i][2 * e] *= shrink;
-          attended.outputs[i][2 * e + 1] *= shrink;
-        }
-      }
-      attended.largest[e] = most;
-      // If a step has no key for the query, any base will do.
-      const float base = !Variant::kIsOneStep && most == -INFINITY ? 0.0f : most;
-      NATTEN_OPS_UNROLL
-      for (int i = 0; i < kStep; ++i) {
-        NATTEN_OPS_UNROLL
-        for (int f = 0; f < 2; ++f) {
-          const float weight = exp2_of(logits[i][2 * e + f] - base);
-          logits[i][2 * e + f] = weight;
-          attended.sum[e] += weight;
-        }
-      }
+      most[e] = larger(most[e], shuffle_xor(most[e], 1));
+      most[e] = larger(most[e], shuffle_xor(most[e], 2));
     }
-
-    if (waits && done == 0) {
-      copy_async_wait<0>();
-      block_barrier();
-    }
+    if (!warp_any(most[0] > largest[0] || most[1] > largest[1])) return;
     NATTEN_OPS_UNROLL
-    for (int i = 0; i < kStep; i += 2) {
-      const Walk even = to_values;
-      to_values.next();
-      const Sixteen partners{{even, to_values}, {region.token(even), region.token(to_values)}};
-      to_values.next();
-      accumulate<Element, kDim, kCareful>(logits[i], logits[i + 1], region, partners, values,
-                                          attended.outputs);
+    for (int e = 0; e < 2; ++e) {
+      const float before = largest[e] * common.log2_scale;
+      largest[e] = larger(largest[e], most[e]);
+      const float factor = exp2_of(before - base(common, e));
+      NATTEN_OPS_UNROLL
+      for (int i = 0; i < V::kDim / 8; ++i) {
+        outputs[i][2 * e] *= factor;
+        outputs[i][2 * e + 1] *= factor;
+      }
+      sums[2 * e] *= factor;
     }
   }
-}
-
-// The tile of a block.
-template <typename Element>
-struct Loaded {
-  Tile tile;
-  Span rows, columns;  // of the region
-  const Element *keys, *values;
-  const float* bias;
 };
 
-// Attention of one patch. Returns whether it has to be repeated with care.
-template <typename Variant, bool kCareful>
-NATTEN_OPS_DEVICE bool attend_patch(const ForwardParameters& parameters,
-                                    const Loaded<typename Variant::Element>& loaded, int number,
-                                    bool waits) {
-  using Element = typename Variant::Element;
-  constexpr int kDim = Variant::kDim;
-  const ForwardCall& call = parameters.call;
-  const Problem& problem = call.problem;
-  const Tile& tile = loaded.tile;
-  const Patch<Variant::kPatchRows> patch(parameters.tiling, tile, number);
-  if (!patch.exists) {
-    if (waits) {
-      copy_async_wait<0>();
-      block_barrier();
+template <typename V>
+NATTEN_OPS_DEVICE void attend(const Common& common, const Items& items, const Start<V>& start,
+                              const Partners<V>& keys_and_values,
+                              const uint32_t (&queries)[V::kDim / 16][4], Attended<V>& attended) {
+  using Element = typename V::Element;
+  const int stride = item_stride<V>(common);
+  const uint32_t ones = pack<Element>(1.0f, 1.0f);
+  visit_steps<V>(common, items, [&](int item, int eight, int offset) {
+    float logits[V::kStep][4];
+    NATTEN_OPS_UNROLL
+    for (int i = 0; i < V::kStep; ++i) {
+      start.load(item + i, eight, logits[i]);
+      keys_and_values.template multiply<0>(queries, offset + i * stride, logits[i]);
     }
-    return false;
-  }
-  const PatchRegion<true, Variant::kPatchRows> region(problem, tile, patch, loaded.rows,
-                                                      loaded.columns, parameters.tiling.region[1]);
-  uint32_t queries[kDim / 16][4];
-  load_patch<Element, kDim>(problem, tile, patch, call.query, queries);
-  // The table's entry for the key at row 0 and column 0 of the patch's region.
-  int entry[2];
-  NATTEN_OPS_UNROLL
-  for (int e = 0; e < 2; ++e) {
-    entry[e] = bias_entry(problem, region.rows.first - patch.own_row[e],
-                          region.columns.first - patch.own_column[e]);
-  }
-  Attended<kDim> attended;
-  attend<Variant, kCareful>(problem, region, queries, loaded.keys, loaded.values, loaded.bias,
-                            entry, waits, attended);
-
-  float factors[2];
-  NATTEN_OPS_UNROLL
-  for (int e = 0; e < 2; ++e) {
-    const float total = sum_of_row(attended.sum[e]);
-    factors[e] = 1.0f / total;
-    if (patch.owns[e] && thread_index() % 4 == 0) {
-      static_cast<float*>(
-          call.logsumexp)[tile.row_of(problem, patch.own_row[e], patch.own_column[e])] =
-          (attended.largest[e] + log2_of(total)) * kLn2;
+    attended.rescale(common, logits);
+    const float bases[2] = {attended.base(common, 0), attended.base(common, 1)};
+    NATTEN_OPS_UNROLL
+    for (int i = 0; i < V::kStep; i += 2) {
+      NATTEN_OPS_UNROLL
+      for (int j = 0; j < 8; ++j) {
+        float& number = logits[i + j / 4][j % 4];
+        number = exp2_of(number * common.log2_scale - bases[j % 4 / 2]);
+      }
+      uint32_t weights[4];
+      as_weights<Element>(logits[i], logits[i + 1], weights);
+      keys_and_values.template accumulate<1>(weights, offset + i * stride, attended.outputs);
+      multiply_add<Element>(attended.sums, weights, ones, ones);
     }
-  }
-  store_patch<Element, kDim>(problem, tile, patch, call.output, attended.outputs, factors);
-  return !kCareful && warp_any(!is_finite(attended.outputs));
+  });
 }
 
-template <typename Variant>
-NATTEN_OPS_KERNEL(kMatrixThreads, Variant::kDim == 32 ? 3 : 2)
-matrix_forward_kernel(const ForwardParameters parameters) {
-  using Element = typename Variant::Element;
-  constexpr int kDim = Variant::kDim;
-  const ForwardCall& call = parameters.call;
-  const Problem& problem = call.problem;
-  const Tiling& tiling = parameters.tiling;
-  const int heads = static_cast<int>(problem.heads);
-  Loaded<Element> loaded;
-  Tile& tile = loaded.tile;
-  if (!find_tile(problem, tiling, block_index() % heads, block_index() / heads, tile)) return;
-  loaded.rows = region_of<true>(problem, tile, 0);
-  loaded.columns = region_of<true>(problem, tile, 1);
-  const int pitch = tiling.region[1];
-  Element* keys = reinterpret_cast<Element*>(shared_memory());
-  Element* values = keys + tiling.region_tokens() * kDim;
-  copy_region<Element, kDim>(problem, tile, loaded.rows, loaded.columns, pitch, call.key, keys);
-  copy_async_commit();
-  copy_region<Element, kDim>(problem, tile, loaded.rows, loaded.columns, pitch, call.value, values);
-  copy_async_commit();
-  loaded.keys = keys;
-  loaded.values = values;
-  loaded.bias = BiasTable::load<typename Variant::Element>(
-      problem, call.bias, tile.head,
-      reinterpret_cast<float*>(values + tiling.region_tokens() * kDim));
-  copy_async_wait<1>();
+template <typename V>
+NATTEN_OPS_KERNEL(V::kThreads, V::kBlocks)
+matrix_forward_kernel(const Parameters parameters) {
+  using Element = typename V::Element;
+  const Common& common = parameters.common;
+  const Tensor& query_tensor = parameters.tensors[kQuery];
+  const Tensor& output_tensor = parameters.tensors[kOutput];
+  uint32_t slot = block_index();
+  const int head = split_head(common, slot);
+  Tile tile;
+  if (!find_tile(common, head, slot, tile)) return;
+  const Span rows = partners<V, true>(common, tile, 0),
+             columns = partners<V, true>(common, tile, 1);
+  Element* region = reinterpret_cast<Element*>(shared_memory() + shared_bytes<V>(common));
+  find_planes(parameters.tensors, tile);
   block_barrier();
+  const int region_rows = common.tiling.region[0];
+  copy_rows<V>(common, rows, columns, {parameters.tensors[kKey], kKey}, 0, region_rows, region);
+  copy_rows<V>(common, rows, columns, {parameters.tensors[kValue], kValue}, 0, region_rows,
+               region + row_elements<V>(common));
+  copy_async_commit();
+  make_centerd_fragments<V, true>(common, head);
+  const PatchColumns of_patch = PatchColumns::at<V, true>(common, tile, thread_index() / 32);
+  const bool exists = of_patch.first < tile.end[1];
+  const float* fragments =
+      exists ? choose_fragments<V, true>(common, head, of_patch) : centerd_fragments();
+  copy_async_wait<0>();
+  block_barrier();
+  if (!exists) return;
 
-  const int patches = Patch<Variant::kPatchRows>::count(tiling);
-  const int warp = thread_index() / 32;
-  unsigned again = 0;
-  for (int round = 0; round * kMatrixWarps < patches; ++round) {
-    const bool repeats =
-        attend_patch<Variant, false>(parameters, loaded, round * kMatrixWarps + warp, round == 0);
-    again |= static_cast<unsigned>(repeats) << round;
-  }
-  for (int round = 0; again >> round; ++round) {
-    if (again >> round & 1) {
-      attend_patch<CarefulVariant<Variant>, true>(parameters, loaded, round * kMatrixWarps + warp,
-                                                  false);
+  const int c = thread_index() % 4;
+  for (int row = tile.begin[0]; row < tile.end[0]; row += kPatchRows<V>) {
+    const Own<V> own(tile, row, of_patch.first);
+    const Items items = Items::at<V, true>(common, tile, row, of_patch);
+    const Start<V> start = Start<V>::template at<true>(common, fragments, tile, own, items);
+    const Partners<V> keys_and_values(common, region, items.begin_row - rows.first,
+                                      of_patch.begin - columns.first, item_stride<V>(common));
+    uint32_t queries[V::kDim / 16][4];
+    as_patch<V>(common,
+                Cursor<V, const Element>(common, {query_tensor, kQuery}, own)
+                    .read(common, query_tensor, own),
+                common.signs, queries);
+    Attended<V> attended;
+    attend<V>(common, items, start, keys_and_values, queries, attended);
+
+    const float factors[2] = {fast_reciprocal(attended.sums[0]), fast_reciprocal(attended.sums[2])};
+    const bool finite = store_tokens<V>(common, output_tensor,
+                                        Cursor<V, Element>(common, {output_tensor, kOutput}, own),
+                                        own, attended.outputs, factors);
+    // Of the four threads of a row, thread e stores the number of token e.
+    if (c == 0 ? own.exists[0] : c == 1 && own.exists[1]) {
+      const Plane<float> logsumexps = {parameters.tensors[kLogsumexp], kLogsumexp};
+      *logsumexps.at(own.row, c ? own.columns[1] : own.columns[0]) =
+          ((c ? attended.base(common, 1) : attended.base(common, 0)) +
+           fast_log2(c ? attended.sums[2] : attended.sums[0])) *
+          kLn2;
     }
+    repeat_unless(finite, (row - tile.begin[0]) / kPatchRows<V>);
   }
+  const uint32_t again = bands_to_repeat();
+  if (again) repeat_carefully<V>(parameters, again, region);
 }
 
-template <typename Variant>
-bool make_forward(const ForwardCall& call, ForwardParameters& parameters) {
-  parameters.call = call;
-  return find_tiling<true>(
-      call.problem, shared_memory_limit(),
-      [&](const Tiling& tiling) { return forward_shared_bytes<Variant>(call.problem, tiling); },
-      parameters.tiling);
+template <typename V>
+int64_t forward_bytes(const Tiling& tiling, int window) {
+  return shared_bytes<V>(tiling, window) + region_bytes<V>(tiling);
 }
 
-// Calls f with the variant for the call.
-template <typename Element, typename F>
-auto with_kernel_size(const Problem& problem, F f) {
-  if (problem.length[0] == 1) {
-    return with_dim(problem, [&](auto dim) { return f(ForwardVariant<Element, dim(), 1, 0>()); });
-  }
-  if (problem.head_dim > 32) {
-    return with_dim(problem, [&](auto dim) { return f(ForwardVariant<Element, dim(), 8, 0>()); });
-  }
-  const bool is_square = problem.kernel_size[0] == problem.kernel_size[1];
-  switch (is_square ? problem.kernel_size[1] : 0) {
-    case 3:
-      return f(ForwardVariant<Element, 32, 8, 3>());
-    case 5:
-      return f(ForwardVariant<Element, 32, 8, 5>());
-    case 7:
-      return f(ForwardVariant<Element, 32, 8, 7>());
-    case 9:
-      return f(ForwardVariant<Element, 32, 8, 9>());
-    case 11:
-      return f(ForwardVariant<Element, 32, 8, 11>());
-    case 13:
-      return f(ForwardVariant<Element, 32, 8, 13>());
-    default:
-      return f(ForwardVariant<Element, 32, 8, 0>());
-  }
-}
-
-template <typename F>
-auto with_forward_variant(const ForwardCall& call, F f) {
-  return call.dtype == Dtype::kFloat16 ? with_kernel_size<Float16>(call.problem, f)
-                                       : with_kernel_size<BFloat16>(call.problem, f);
+template <typename V>
+bool find_forward_tiling(const Problem& problem, Tiling& tiling) {
+  const int window = static_cast<int>(problem.kernel_size[0]);
+  return find_tiling<V, true>(
+      problem, [&](const Tiling& tiling) { return forward_bytes<V>(tiling, window); }, tiling);
 }
 
 }  // namespace
 
+}  // namespace matrix
+
 bool matrix_covers(const ForwardCall& call) {
-  if (!matrix_covers(call.problem, call.dtype,
-                     {&call.query, &call.key, &call.value, &call.output})) {
-    return false;
-  }
-  return with_forward_variant(call, [&](auto variant) {
-    ForwardParameters parameters;
-    return make_forward<decltype(variant)>(call, parameters);
-  });
+  if (!forward_pass::are_for_tensor_cores(call)) return false;
+  return matrix::with_variant<false, matrix::kForwardStep>(
+      call.problem, call.dtype, [&](auto variant) {
+        Tiling tiling;
+        return matrix::find_forward_tiling<decltype(variant)>(Orientation(call.problem).problem,
+                                                              tiling);
+      });
 }
 
 const char* matrix_forward(const ForwardCall& call, void* stream) {
-  return with_forward_variant(call, [&](auto variant) {
-    using Variant = decltype(variant);
-    ForwardParameters parameters;
-    make_forward<Variant>(call, parameters);
-    const int64_t blocks = slots_of(call.problem, parameters.tiling) * call.problem.heads;
-    return launch(matrix_forward_kernel<Variant>, blocks, kMatrixThreads,
-                  forward_shared_bytes<Variant>(call.problem, parameters.tiling), stream,
-                  parameters);
-  });
+  return matrix::with_variant<false, matrix::kForwardStep>(
+      call.problem, call.dtype, [&](auto variant) {
+        using V = decltype(variant);
+        const Orientation orientation(call.problem);
+        Tiling tiling;
+        matrix::find_forward_tiling<V>(orientation.problem, tiling);
+        forward_pass::Parameters parameters = forward_pass::make_parameters(call, orientation);
+        set_tiling(tiling, parameters.common);
+        const int64_t blocks = slots_of(orientation.problem, tiling) * call.problem.heads;
+        return launch(matrix::matrix_forward_kernel<V>, blocks, V::kThreads,
+                      matrix::forward_bytes<V>(tiling, parameters.common.windows[0]), stream,
+                      parameters);
+      });
 }
 
 }  // namespace natten_ops::cuda

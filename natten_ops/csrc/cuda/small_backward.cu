@@ -11,8 +11,8 @@
 // its region; bias pairs and rows of -infinity as in the forward; by queries the tables of the
 // bias' gradient, one a warp; by keys logsumexp and delta of the region.
 #define NATTEN_OPS_THREAD_INDEX_ANEW
+#include "backward.cuh"
 #include "small.cuh"
-#include "table_sum.cuh"
 
 namespace natten_ops::cuda {
 
@@ -23,56 +23,9 @@ namespace {
 // With 6 warps in each of two blocks a thread has 168 registers.
 constexpr int kBackwardWarps = 6;
 
-namespace by_queries {
-enum : int {
-  kQuery,
-  kKey,
-  kValue,
-  kOutput,
-  kGradOutput,
-  kGradQuery,
-  kLogsumexp,
-  kDelta,
-  kTensors,
-};
-}  // namespace by_queries
-
-struct QueryParameters {
-  Common common;
-  Tensor tensors[by_queries::kTensors];
-  float* block_sums;  // (slots, heads, bias_size), or null
-};
-
-namespace by_keys {
-enum : int {
-  kQuery,
-  kKey,
-  kValue,
-  kGradOutput,
-  kGradKey,
-  kGradValue,
-  kLogsumexp,
-  kDelta,
-  kTensors,
-};
-}  // namespace by_keys
-
-struct KeyParameters {
-  Common common;
-  Tensor tensors[by_keys::kTensors];
-};
-
 template <typename V>
 constexpr int kTableNumbers = (2 * V::kSize - 1) * (2 * V::kSize - 1);
 
-// After a region's row, by keys: logsumexp, in units of log(2), and -delta of its tokens.
-constexpr int kNumberBytes = kPitch * int(sizeof(Two));
-static_assert(kNumberBytes % 16 == 0);
-
-template <typename V>
-int64_t region_bytes(const Tiling& tiling) {
-  return int64_t(tiling.region[0]) * V::kStride * sizeof(typename V::Element);
-}
 // By queries, the tables come before the region.
 template <typename V>
 constexpr int kTableBytes = (V::kWarps * kTableNumbers<V> * int(sizeof(float)) + 15) / 16 * 16;
@@ -93,9 +46,10 @@ struct Entries {
   uint32_t rows;   // as in Start
   bool has[2][2];  // token e exists, and column 2 c + f is a partner's
 
-  template <int kSize>
-  static NATTEN_OPS_DEVICE Entries at(const Own& own, int begin_row, int begin_column,
+  template <typename V>
+  static NATTEN_OPS_DEVICE Entries at(const Own<V>& own, int begin_row, int begin_column,
                                       uint32_t rows, const Span (&of_columns)[2]) {
+    constexpr int kSize = V::kSize;
     Entries entries;
     const int column = begin_column + thread_index() % 4 * 2;
     NATTEN_OPS_UNROLL
@@ -161,72 +115,25 @@ NATTEN_OPS_DEVICE void add_to_table(const BiasSums<kSize>& sums, float* memory, 
   }
 }
 
-// Repeats the bands of a tile whose bits are set, except for the gradient of the bias.
-template <typename V>
-NATTEN_OPS_DEVICE void visit_keys_carefully(const QueryParameters& parameters, uint32_t again) {
-  using namespace by_queries;
-  using Element = typename V::Element;
-  const Common& common = parameters.common;
-  uint32_t slot = block_index() ^ common.nothing;
-  const int head = split_head(common, slot);
-  Tile tile;
-  find_tile(common, head, slot, tile);
-  const int first_row = partners<V::kSize, true>(tile.begin[0], tile.count[0]).first;
-  const int first_column = partners<V::kSize, true>(tile.begin[1], tile.count[1]).first;
-  const Element* keys =
-      reinterpret_cast<const Element*>(shared_memory() + kSharedBytes<V> + kTableBytes<V>);
-  const Element* values = keys + kRowElements;
-  const auto plane = [&](int tensor) {
-    return Plane<const Element>{parameters.tensors[tensor], tensor};
-  };
-  const Plane<const float> logsumexps = {parameters.tensors[kLogsumexp], kLogsumexp};
-  const Plane<Element> grad_queries = {parameters.tensors[kGradQuery], kGradQuery};
-  for (int token = 0; token < 16 * kMostBands; ++token) {
-    const int row = tile.begin[0] + token / 2;
-    const int column = tile.begin[1] + thread_index() / 32 * 2 + token % 2;
-    const bool is_wanted = again >> token / 16 & 1;
-    if (!is_wanted || row >= tile.end[0] || column >= tile.end[1]) continue;
-    const Span down = partners<V::kSize, true>(row, tile.count[0]);
-    const Span across = partners<V::kSize, true>(column, tile.count[1]);
-    const float query = channel_of(common, plane(kQuery), row, column);
-    const float grad_output = channel_of(common, plane(kGradOutput), row, column);
-    const float output = channel_of(common, plane(kOutput), row, column);
-    const float delta = sum_of_warp(grad_output * output);
-    const float logsumexp = *logsumexps.at(row, column) * kLog2e;
-    float grad_query = 0;
-    for (int i = down.first; i <= down.last; ++i) {
-      for (int j = across.first; j <= across.last; ++j) {
-        const float key = channel_of<V>(keys, i - first_row, j - first_column);
-        const float value = channel_of<V>(values, i - first_row, j - first_column);
-        const float product = sum_of_warp(query * key);
-        const float weight =
-            exp2_of(logit_of<V>(common, head, product, i - row, j - column) - logsumexp);
-        grad_query += weight * (sum_of_warp(grad_output * value) - delta) * key;
-      }
-    }
-    store_channel(common, grad_queries, row, column,
-                  grad_query * static_cast<float>(common.problem.scale));
-  }
-}
-
 // The gradients of a patch's queries; adds those of the logits to `bias_sums`. Returns whether all
 // are finite.
 template <typename V>
-NATTEN_OPS_DEVICE bool visit_keys(const QueryParameters& parameters, const Own& own,
+NATTEN_OPS_DEVICE bool visit_keys(const by_queries::Parameters& parameters, const Own<V>& own,
                                   const Start& start, const Partners<V>& keys_and_values,
                                   BiasSums<V::kSize>& bias_sums) {
   using namespace by_queries;
   using Element = typename V::Element;
   const Common& common = parameters.common;
+  const int stride = row_stride<V>(common);
   const int g = thread_index() % 32 / 4, c = thread_index() % 4;
   const auto read = [&](int tensor) {
     const Plane<const Element> plane = {parameters.tensors[tensor], tensor};
-    return Cursor<const Element>(common, plane, own).read(plane.tensor, own);
+    return Cursor<V, const Element>(common, plane, own).read(common, plane.tensor, own);
   };
   const Channels outputs = read(kOutput);
   uint32_t queries[2][4], grad_outputs[2][4];
-  as_patch(common, read(kQuery), common.signs, queries);
-  as_patch(common, read(kGradOutput), 0, grad_outputs);
+  as_patch<V>(common, read(kQuery), common.signs, queries);
+  as_patch<V>(common, read(kGradOutput), 0, grad_outputs);
   const Plane<const float> logsumexps = {parameters.tensors[kLogsumexp], kLogsumexp};
   float logsumexp[2], delta[2];
   NATTEN_OPS_UNROLL
@@ -234,7 +141,7 @@ NATTEN_OPS_DEVICE bool visit_keys(const QueryParameters& parameters, const Own& 
     logsumexp[e] = *logsumexps.at(own.row, own.columns[e]) * kLog2e;
     // The diagonal of a product holds the product of each token with itself.
     float products[4] = {};
-    const uint32_t (&words)[4] = outputs.tokens[e].words;
+    const uint32_t (&words)[4] = outputs.tokens[e][0].words;
     multiply_add<Element>(products, grad_outputs[0], words[0], words[1]);
     multiply_add<Element>(products, grad_outputs[1], words[2], words[3]);
     delta[e] = shuffle(g % 2 ? products[2 * e + 1] : products[2 * e], 4 * g + g / 2);
@@ -253,9 +160,9 @@ NATTEN_OPS_DEVICE bool visit_keys(const QueryParameters& parameters, const Own& 
     for (int h = 0; h < 2; ++h) {
       float logits[4];
       start.load(i + h, logits);
-      keys_and_values.template multiply<0>(queries, i + h, logits);
+      keys_and_values.template multiply<0>(queries, (i + h) * stride, logits);
       float grad_weights[4] = {-delta[0], -delta[0], -delta[1], -delta[1]};
-      keys_and_values.template multiply<1>(grad_outputs, i + h, grad_weights);
+      keys_and_values.template multiply<1>(grad_outputs, (i + h) * stride, grad_weights);
       NATTEN_OPS_UNROLL
       for (int j = 0; j < 4; ++j) {
         grads[h][j] = exp2_of(logits[j] * common.log2_scale - logsumexp[j / 2]) * grad_weights[j];
@@ -267,22 +174,23 @@ NATTEN_OPS_DEVICE bool visit_keys(const QueryParameters& parameters, const Own& 
     }
     uint32_t weights[4];
     as_weights<Element>(grads[0], grads[1], weights);
-    keys_and_values.template accumulate<0>(weights, i, grad_queries);
+    keys_and_values.template accumulate<0>(weights, i * stride, grad_queries);
   }
   const float factors[2] = {static_cast<float>(common.problem.scale),
                             static_cast<float>(common.problem.scale)};
   const Plane<Element> plane = {parameters.tensors[kGradQuery], kGradQuery};
-  return store_tokens(common, plane.tensor, Cursor<Element>(common, plane, own), own, grad_queries,
-                      factors);
+  return store_tokens<V>(common, plane.tensor, Cursor<V, Element>(common, plane, own), own,
+                         grad_queries, factors);
 }
 
 template <typename V>
 NATTEN_OPS_KERNEL(V::kThreads, kBlocks)
-small_query_kernel(const QueryParameters parameters) {
+small_query_kernel(const by_queries::Parameters parameters) {
   using namespace by_queries;
   using Element = typename V::Element;
   constexpr int kSize = V::kSize;
   const Common& common = parameters.common;
+  const int stride = row_stride<V>(common);
   const int warp = thread_index() / 32, region_rows = common.tiling.region[0];
   float* tables = reinterpret_cast<float*>(shared_memory() + kSharedBytes<V>);
   float* table = tables + warp * kTableNumbers<V>;
@@ -295,62 +203,70 @@ small_query_kernel(const QueryParameters parameters) {
     Tile tile;
     // If there is no tile, the block writes zeros for the gradient of the bias.
     if (find_tile(common, head, slot, tile)) {
-      const Span rows = partners<kSize, true>(tile, 0, tile.begin[0], tile.end[0] - tile.begin[0]);
-      const Span columns =
-          partners<kSize, true>(tile, 1, tile.begin[1], tile.end[1] - tile.begin[1]);
+      const Span rows = partners<V, true>(common, tile, 0);
+      const Span columns = partners<V, true>(common, tile, 1);
       find_planes(parameters.tensors, tile);
       block_barrier();
       copy_rows<V>(common, rows, columns, {parameters.tensors[kKey], kKey}, 0, region_rows, region);
       copy_rows<V>(common, rows, columns, {parameters.tensors[kValue], kValue}, 0, region_rows,
-                   region + kRowElements);
+                   region + row_elements<V>(common));
       copy_async_commit();
       const int column = tile.begin[1] + 2 * warp;
       bands = Bands::at<kSize, true>(tile, column);
       for (int band = 0; (bands.centerd | bands.others) >> band; ++band) {
-        const Own own(tile, tile.begin[0] + 8 * band, column);
+        const Own<V> own(tile, tile.begin[0] + 8 * band, column);
         for (const int tensor : {kQuery, kGradOutput, kOutput}) {
           const Plane<const Element> plane = {parameters.tensors[tensor], tensor};
-          Cursor<const Element>(common, plane, own).prefetch_tokens(plane.tensor, own);
+          Cursor<V, const Element>(common, plane, own).prefetch_tokens(plane.tensor, own);
         }
       }
       make_centerd_pair<V, true>(common, head);
       if (bands.others) {
         const int own_columns[2] = {column, column + 1 < tile.end[1] ? column + 1 : column};
-        const Span of_columns[2] = {partners<kSize, true>(own_columns[0], tile.count[1]),
-                                    partners<kSize, true>(own_columns[1], tile.count[1])};
+        const Span of_columns[2] = {partners<true>(kSize, own_columns[0], tile.count[1]),
+                                    partners<true>(kSize, own_columns[1], tile.count[1])};
         make_pair<V, true>(common, head, own_columns, of_columns, of_columns[0].first,
                            thread_index() % 32, 32, own_pair<V>());
       }
       copy_async_wait<0>();
       block_barrier();
-
-      for (int band = 0; bands.others >> band; ++band) {
-        if ((bands.others >> band & 1) == 0) continue;
-        const int row = tile.begin[0] + 8 * band;
-        const Own own(tile, row, column);
-        const Span of_columns[2] = {partners<kSize, true>(own.columns[0], tile.count[1]),
-                                    partners<kSize, true>(own.columns[1], tile.count[1])};
-        const int begin = partners<kSize, true>(row, tile.count[0]).first;
-        const Start start = Start::at<V>(own_pair<V>(), own.row, begin,
-                                         partners<kSize, true>(own.row, tile.count[0]));
-        const Partners<V> keys_and_values(region, begin - rows.first,
-                                          of_columns[0].first - columns.first);
-        BiasSums<kSize> bias_sums;
-        clear(bias_sums);
-        const bool finite = visit_keys<V>(parameters, own, start, keys_and_values, bias_sums);
-        const Entries entries =
-            Entries::at<kSize>(own, begin, of_columns[0].first, start.rows, of_columns);
-        NATTEN_OPS_UNROLL
-        for (int i = 0; i < V::kRows; ++i) {
-          entries.add<kSize>(i, bias_sums[i % kSize], table);
-        }
-        repeat_unless(finite, band);
-      }
     }
   }
 
-  // Then the patches with centerd windows. They share nothing with the others that would stay in
-  // registers.
+  // First the patches at borders. The parts share nothing that would stay in registers.
+  if (bands.others) {
+    uint32_t slot = block_index() ^ common.nothing;
+    const int head = split_head(common, slot);
+    Tile tile;
+    find_tile(common, head, slot, tile);
+    const int first_row = partners<V, true>(common, tile, 0).first;
+    const int first_column = partners<V, true>(common, tile, 1).first;
+    const int column = tile.begin[1] + 2 * warp;
+    for (int band = 0; bands.others >> band; ++band) {
+      if ((bands.others >> band & 1) == 0) continue;
+      const int row = tile.begin[0] + 8 * band;
+      const Own<V> own(tile, row, column);
+      const Span of_columns[2] = {partners<true>(kSize, own.columns[0], tile.count[1]),
+                                  partners<true>(kSize, own.columns[1], tile.count[1])};
+      const int begin = partners<true>(kSize, row, tile.count[0]).first;
+      const Start start = Start::at<V>(own_pair<V>(), own.row, begin,
+                                       partners<true>(kSize, own.row, tile.count[0]));
+      const Partners<V> keys_and_values(common, region, begin - first_row,
+                                        of_columns[0].first - first_column, stride);
+      BiasSums<kSize> bias_sums;
+      clear(bias_sums);
+      const bool finite = visit_keys<V>(parameters, own, start, keys_and_values, bias_sums);
+      const Entries entries =
+          Entries::at<V>(own, begin, of_columns[0].first, start.rows, of_columns);
+      NATTEN_OPS_UNROLL
+      for (int i = 0; i < V::kRows; ++i) {
+        entries.add<kSize>(i, bias_sums[i % kSize], table);
+      }
+      repeat_unless(finite, band);
+    }
+  }
+
+  // Then those with centerd windows.
   BiasSums<kSize> bias_sums;
   clear(bias_sums);
   if (bands.centerd) {
@@ -360,22 +276,27 @@ small_query_kernel(const QueryParameters parameters) {
     find_tile(common, head, slot, tile);
     const int column = tile.begin[1] + 2 * warp, first_row = tile.begin[0];
     const int region_row =
-        first_row - kSize / 2 - partners<kSize, true>(first_row, tile.count[0]).first;
+        first_row - kSize / 2 - partners<true>(kSize, first_row, tile.count[0]).first;
     const int region_column =
-        column - kSize / 2 - partners<kSize, true>(tile.begin[1], tile.count[1]).first;
+        column - kSize / 2 - partners<true>(kSize, tile.begin[1], tile.count[1]).first;
     for (int band = 0; bands.centerd >> band; ++band) {
       if ((bands.centerd >> band & 1) == 0) continue;
-      const Own own(first_row + 8 * band, column);
+      const Own<V> own(first_row + 8 * band, column);
       const int begin = first_row + 8 * band - kSize / 2;
       const Start start =
           Start::at<V>(centerd_pair(), own.row, begin, {own.row - kSize / 2, own.row + kSize / 2});
-      const Partners<V> keys_and_values(region, region_row + 8 * band, region_column);
+      const Partners<V> keys_and_values(common, region, region_row + 8 * band, region_column,
+                                        stride);
       const bool finite = visit_keys<V>(parameters, own, start, keys_and_values, bias_sums);
       repeat_unless(finite, band);
     }
   }
   const uint32_t again = bands.centerd | bands.others ? bands_to_repeat() : 0;
-  if (again) visit_keys_carefully<V>(parameters, again);
+  if (again) {
+    repeat_carefully<V>(
+        parameters, again, 0,
+        reinterpret_cast<const Element*>(shared_memory() + kSharedBytes<V> + kTableBytes<V>));
+  }
 
   if (!parameters.block_sums) return;
   block_barrier();  // the region is no longer needed
@@ -392,58 +313,6 @@ small_query_kernel(const QueryParameters parameters) {
 
 // ---- By keys ----
 
-// The numbers of the tokens of a region's row.
-template <typename V>
-NATTEN_OPS_DEVICE const Two* numbers_of(const typename V::Element* region, int row) {
-  return reinterpret_cast<const Two*>(region + row * V::kStride + 2 * kRowElements);
-}
-
-// Repeats the bands whose bits are set.
-template <typename V>
-NATTEN_OPS_DEVICE void visit_queries_carefully(const KeyParameters& parameters, uint32_t again) {
-  using namespace by_keys;
-  using Element = typename V::Element;
-  const Common& common = parameters.common;
-  uint32_t slot = block_index() ^ common.nothing;
-  const int head = split_head(common, slot);
-  Tile tile;
-  find_tile(common, head, slot, tile);
-  const int first_row = partners<V::kSize, false>(tile.begin[0], tile.count[0]).first;
-  const int first_column = partners<V::kSize, false>(tile.begin[1], tile.count[1]).first;
-  const Element* queries = reinterpret_cast<const Element*>(shared_memory() + kSharedBytes<V>);
-  const Element* grad_outputs = queries + kRowElements;
-  const Plane<const Element> key_plane = {parameters.tensors[kKey], kKey};
-  const Plane<const Element> value_plane = {parameters.tensors[kValue], kValue};
-  const Plane<Element> grad_key_plane = {parameters.tensors[kGradKey], kGradKey};
-  const Plane<Element> grad_value_plane = {parameters.tensors[kGradValue], kGradValue};
-  for (int token = 0; token < 16 * kMostBands; ++token) {
-    const int row = tile.begin[0] + token / 2;
-    const int column = tile.begin[1] + thread_index() / 32 * 2 + token % 2;
-    const bool is_wanted = again >> token / 16 & 1;
-    if (!is_wanted || row >= tile.end[0] || column >= tile.end[1]) continue;
-    const Span down = partners<V::kSize, false>(row, tile.count[0]);
-    const Span across = partners<V::kSize, false>(column, tile.count[1]);
-    const float key = channel_of(common, key_plane, row, column);
-    const float value = channel_of(common, value_plane, row, column);
-    float grad_key = 0, grad_value = 0;
-    for (int i = down.first; i <= down.last; ++i) {
-      for (int j = across.first; j <= across.last; ++j) {
-        const float query = channel_of<V>(queries, i - first_row, j - first_column);
-        const float grad_output = channel_of<V>(grad_outputs, i - first_row, j - first_column);
-        const Two two = numbers_of<V>(queries, i - first_row)[j - first_column];
-        const float product = sum_of_warp(query * key);
-        const float weight =
-            exp2_of(logit_of<V>(common, head, product, row - i, column - j) - two.numbers[0]);
-        grad_value += weight * grad_output;
-        grad_key += weight * (sum_of_warp(grad_output * value) + two.numbers[1]) * query;
-      }
-    }
-    store_channel(common, grad_value_plane, row, column, grad_value);
-    store_channel(common, grad_key_plane, row, column,
-                  grad_key * static_cast<float>(common.problem.scale));
-  }
-}
-
 // The gradients of a patch's keys and values.
 struct KeyGradients {
   float keys[4][4], values[4][4];
@@ -457,18 +326,19 @@ NATTEN_OPS_DEVICE void visit_queries(const Common& common, const Start& start,
                                      const uint32_t (&keys)[2][4], const uint32_t (&values)[2][4],
                                      KeyGradients& gradients) {
   using Element = typename V::Element;
-  constexpr int kNext = V::kStride * int(sizeof(Element)) / int(sizeof(Two));
+  const int next = row_stride<V>(common) * int(sizeof(Element)) / int(sizeof(Two));
+  const int stride = row_stride<V>(common);
   NATTEN_OPS_UNROLL
   for (int i = 0; i < V::kRows; i += 2) {
     float weights[2][4], grads[2][4];
     NATTEN_OPS_UNROLL
     for (int h = 0; h < 2; ++h) {
-      const Two even = numbers[(i + h) * kNext], odd = numbers[(i + h) * kNext + 1];
+      const Two even = numbers[(i + h) * next], odd = numbers[(i + h) * next + 1];
       float logits[4];
       start.load(i + h, logits);
-      queries_and_grads.template multiply<0>(keys, i + h, logits);
+      queries_and_grads.template multiply<0>(keys, (i + h) * stride, logits);
       float grad_weights[4] = {even.numbers[1], odd.numbers[1], even.numbers[1], odd.numbers[1]};
-      queries_and_grads.template multiply<1>(values, i + h, grad_weights);
+      queries_and_grads.template multiply<1>(values, (i + h) * stride, grad_weights);
       NATTEN_OPS_UNROLL
       for (int j = 0; j < 4; ++j) {
         weights[h][j] =
@@ -478,26 +348,27 @@ NATTEN_OPS_DEVICE void visit_queries(const Common& common, const Start& start,
     }
     uint32_t sixteen[4];
     as_weights<Element>(weights[0], weights[1], sixteen);
-    queries_and_grads.template accumulate<1>(sixteen, i, gradients.values);
+    queries_and_grads.template accumulate<1>(sixteen, i * stride, gradients.values);
     as_weights<Element>(grads[0], grads[1], sixteen);
-    queries_and_grads.template accumulate<0>(sixteen, i, gradients.keys);
+    queries_and_grads.template accumulate<0>(sixteen, i * stride, gradients.keys);
   }
 }
 
 // Computes a patch: visit(keys, values, gradients) adds the contribution of its queries. Returns
 // whether all gradients are finite.
 template <typename V, typename Visit>
-NATTEN_OPS_DEVICE bool with_patch(const KeyParameters& parameters, const Own& own, Visit visit) {
+NATTEN_OPS_DEVICE bool with_patch(const by_keys::Parameters& parameters, const Own<V>& own,
+                                  Visit visit) {
   using namespace by_keys;
   using Element = typename V::Element;
   const Common& common = parameters.common;
   const auto read = [&](int tensor) {
     const Plane<const Element> plane = {parameters.tensors[tensor], tensor};
-    return Cursor<const Element>(common, plane, own).read(plane.tensor, own);
+    return Cursor<V, const Element>(common, plane, own).read(common, plane.tensor, own);
   };
   uint32_t keys[2][4], values[2][4];
-  as_patch(common, read(kKey), common.signs, keys);
-  as_patch(common, read(kValue), 0, values);
+  as_patch<V>(common, read(kKey), common.signs, keys);
+  as_patch<V>(common, read(kValue), 0, values);
   KeyGradients gradients;
   clear(gradients.keys);
   clear(gradients.values);
@@ -505,8 +376,8 @@ NATTEN_OPS_DEVICE bool with_patch(const KeyParameters& parameters, const Own& ow
   const auto store = [&](int tensor, const float (&sums)[4][4], float factor) {
     const Plane<Element> plane = {parameters.tensors[tensor], tensor};
     const float factors[2] = {factor, factor};
-    return store_tokens(common, plane.tensor, Cursor<Element>(common, plane, own), own, sums,
-                        factors);
+    return store_tokens<V>(common, plane.tensor, Cursor<V, Element>(common, plane, own), own, sums,
+                           factors);
   };
   const bool values_are_finite = store(kGradValue, gradients.values, 1.0f);
   return store(kGradKey, gradients.keys, static_cast<float>(common.problem.scale)) &&
@@ -515,11 +386,12 @@ NATTEN_OPS_DEVICE bool with_patch(const KeyParameters& parameters, const Own& ow
 
 template <typename V>
 NATTEN_OPS_KERNEL(V::kThreads, kBlocks)
-small_key_kernel(const KeyParameters parameters) {
+small_key_kernel(const by_keys::Parameters parameters) {
   using namespace by_keys;
   using Element = typename V::Element;
   constexpr int kSize = V::kSize, kRows = V::kRows;
   const Common& common = parameters.common;
+  const int stride = row_stride<V>(common);
   const int region_rows = common.tiling.region[0];
   const int warp = thread_index() / 32, c = thread_index() % 4;
   Element* region = reinterpret_cast<Element*>(shared_memory() + kSharedBytes<V>);
@@ -529,36 +401,24 @@ small_key_kernel(const KeyParameters parameters) {
     const int head = split_head(common, slot);
     Tile tile;
     if (!find_tile(common, head, slot, tile)) return;
-    const Span rows = partners<kSize, false>(tile, 0, tile.begin[0], tile.end[0] - tile.begin[0]);
-    const Span columns =
-        partners<kSize, false>(tile, 1, tile.begin[1], tile.end[1] - tile.begin[1]);
+    const Span rows = partners<V, false>(common, tile, 0);
+    const Span columns = partners<V, false>(common, tile, 1);
     const Tensor(&tensors)[kTensors] = parameters.tensors;
     find_planes(tensors, tile);
     block_barrier();
     copy_rows<V>(common, rows, columns, {tensors[kQuery], kQuery}, 0, region_rows, region);
     copy_rows<V>(common, rows, columns, {tensors[kGradOutput], kGradOutput}, 0, region_rows,
-                 region + kRowElements);
+                 region + row_elements<V>(common));
     copy_async_commit();
     const int column = tile.begin[1] + 2 * warp;
     for (int row = tile.begin[0]; column < tile.end[1] && row < tile.end[0]; row += 8) {
-      const Own own(tile, row, column);
+      const Own<V> own(tile, row, column);
       for (const int tensor : {kKey, kValue}) {
         const Plane<const Element> plane = {tensors[tensor], tensor};
-        Cursor<const Element>(common, plane, own).prefetch_tokens(plane.tensor, own);
+        Cursor<V, const Element>(common, plane, own).prefetch_tokens(plane.tensor, own);
       }
     }
-    for (int row = warp; row < region_rows; row += V::kWarps) {
-      const int across = thread_index() % 32;
-      if (across >= kPitch) continue;
-      Two two = {};
-      if (row < rows.size() && across < columns.size()) {
-        const int at[2] = {rows.first + row, columns.first + across};
-        two.numbers[0] =
-            *Plane<const float>{tensors[kLogsumexp], kLogsumexp}.at(at[0], at[1]) * kLog2e;
-        two.numbers[1] = -*Plane<const float>{tensors[kDelta], kDelta}.at(at[0], at[1]);
-      }
-      const_cast<Two*>(numbers_of<V>(region, row))[across] = two;
-    }
+    copy_numbers<V>(parameters, rows, columns, region_rows, region);
     make_centerd_pair<V, false>(common, head);
     copy_async_wait<0>();
     block_barrier();
@@ -570,12 +430,14 @@ small_key_kernel(const KeyParameters parameters) {
     const int region_column = column - kSize / 2 - columns.first;
     for (int band = 0; bands.centerd >> band; ++band) {
       if ((bands.centerd >> band & 1) == 0) continue;
-      const Own own(first_row + 8 * band, column);
+      const Own<V> own(first_row + 8 * band, column);
       const int begin = first_row + 8 * band - kSize / 2;
       const Start start =
           Start::at<V>(centerd_pair(), own.row, begin, {own.row - kSize / 2, own.row + kSize / 2});
-      const Partners<V> queries_and_grads(region, region_row + 8 * band, region_column);
-      const Two* numbers = numbers_of<V>(region, region_row + 8 * band) + region_column + 2 * c;
+      const Partners<V> queries_and_grads(common, region, region_row + 8 * band, region_column,
+                                          stride);
+      const Two* numbers =
+          numbers_of<V>(common, region, region_row + 8 * band) + region_column + 2 * c;
       const bool finite = with_patch<V>(
           parameters, own, [&](const auto& keys, const auto& values, KeyGradients& gradients) {
             visit_queries<V>(common, start, queries_and_grads, numbers, keys, values, gradients);
@@ -590,19 +452,18 @@ small_key_kernel(const KeyParameters parameters) {
     const int head = split_head(common, slot);
     Tile tile;
     find_tile(common, head, slot, tile);
-    const Span rows = partners<kSize, false>(tile, 0, tile.begin[0], tile.end[0] - tile.begin[0]);
-    const Span columns =
-        partners<kSize, false>(tile, 1, tile.begin[1], tile.end[1] - tile.begin[1]);
+    const Span rows = partners<V, false>(common, tile, 0);
+    const Span columns = partners<V, false>(common, tile, 1);
     const int column = tile.begin[1] + 2 * warp;
     int made = -1;  // the first column of the warp's bias pair
     for (int band = 0; bands.others >> band; ++band) {
       if ((bands.others >> band & 1) == 0) continue;
       const int row = tile.begin[0] + 8 * band;
-      const Own own(tile, row, column);
-      const Span of_columns[2] = {partners<kSize, false>(own.columns[0], tile.count[1]),
-                                  partners<kSize, false>(own.columns[1], tile.count[1])};
-      const Span of_band = partners<kSize, false>(tile, 0, row, 8);
-      const Span of_row = partners<kSize, false>(own.row, tile.count[0]);
+      const Own<V> own(tile, row, column);
+      const Span of_columns[2] = {partners<false>(kSize, own.columns[0], tile.count[1]),
+                                  partners<false>(kSize, own.columns[1], tile.count[1])};
+      const Span of_band = partners<V, false>(common, tile, 0, row, 8);
+      const Span of_row = partners<false>(kSize, own.row, tile.count[0]);
       const auto visit = [&](const auto& keys, const auto& values, KeyGradients& gradients) {
         // Mostly once, but at borders more queries may have a key in their windows. At the end of
         // the region, products begin before `done`; queries that were counted already are left out.
@@ -628,10 +489,10 @@ small_key_kernel(const KeyParameters parameters) {
                 of_row.first > done_rows ? of_row.first : done_rows,
                 of_row.last < begin_row + kRows ? of_row.last : begin_row + kRows - 1};
             const Start start = Start::at<V>(own_pair<V>(), own.row, begin_row, left);
-            const Partners<V> queries_and_grads(region, begin_row - rows.first,
-                                                begin - columns.first);
-            const Two* numbers =
-                numbers_of<V>(region, begin_row - rows.first) + begin - columns.first + 2 * c;
+            const Partners<V> queries_and_grads(common, region, begin_row - rows.first,
+                                                begin - columns.first, stride);
+            const Two* numbers = numbers_of<V>(common, region, begin_row - rows.first) + begin -
+                                 columns.first + 2 * c;
             visit_queries<V>(common, start, queries_and_grads, numbers, keys, values, gradients);
           }
         }
@@ -641,27 +502,29 @@ small_key_kernel(const KeyParameters parameters) {
     }
   }
   const uint32_t again = bands_to_repeat();
-  if (again) visit_queries_carefully<V>(parameters, again);
+  if (again) repeat_carefully<V>(parameters, again, region);
 }
 
 // ---- Launches ----
 
 // The two kernels' tilings. Sums of the bias' gradient, a table for each tile, take about a
 // hundredth of the inputs' memory.
-bool make_tilings(const BackwardCall& call, const Problem& problem, Tiling& by_queries,
-                  Tiling& by_keys) {
-  return with_variant<kBackwardWarps, 0>(call.problem, call.dtype, [&](auto variant) {
+struct Tilings {
+  Tiling by_queries, by_keys;
+};
+
+template <typename F>
+auto with_backward_variants(const Problem& problem, Dtype dtype, F f) {
+  return with_variant<kBackwardWarps, false>(problem, dtype, [&](auto variant) {
     using V = decltype(variant);
-    using KeyVariant = Variant<typename V::Element, V::kSize, kBackwardWarps, kNumberBytes>;
-    return find_tiling<V, true>(problem, query_bytes<V>, by_queries) &&
-           find_tiling<V, false>(problem, key_bytes<KeyVariant>, by_keys);
+    return f(variant, Variant<typename V::Element, V::kSize, V::kRows, kBackwardWarps, true>());
   });
 }
 
-int64_t delta_bytes(const Problem& problem) {
-  const int64_t bytes =
-      problem.batch * problem.length[0] * problem.length[1] * problem.heads * sizeof(float);
-  return (bytes + 15) / 16 * 16;
+template <typename QueryVariant, typename KeyVariant>
+bool find_tilings(const Problem& problem, Tilings& tilings) {
+  return find_tiling<QueryVariant, true>(problem, query_bytes<QueryVariant>, tilings.by_queries) &&
+         find_tiling<KeyVariant, false>(problem, key_bytes<KeyVariant>, tilings.by_keys);
 }
 
 }  // namespace
@@ -669,81 +532,47 @@ int64_t delta_bytes(const Problem& problem) {
 }  // namespace small
 
 bool small_covers(const BackwardCall& call) {
-  Tiling by_queries, by_keys;
-  return matrix_covers(call) &&
-         small::covers(call.problem,
-                       {&call.query, &call.key, &call.value, &call.output, &call.grad_output,
-                        &call.grad_query, &call.grad_key, &call.grad_value}) &&
-         small::make_tilings(call, small::Orientation(call.problem).problem, by_queries, by_keys);
+  if (!are_for_tensor_cores(call) || !small::covers(call.problem)) return false;
+  const Problem problem = Orientation(call.problem).problem;
+  return small::with_backward_variants(
+      problem, call.dtype, [&](auto query_variant, auto key_variant) {
+        small::Tilings tilings;
+        return small::find_tilings<decltype(query_variant), decltype(key_variant)>(problem,
+                                                                                   tilings);
+      });
 }
 
 int64_t small_backward_scratch(const BackwardCall& call) {
-  Tiling by_queries, by_keys;
-  const Problem problem = small::Orientation(call.problem).problem;
-  int64_t bytes = small::delta_bytes(problem);
-  if (call.grad_bias.data && small::make_tilings(call, problem, by_queries, by_keys)) {
-    bytes += slots_of(problem, by_queries) * problem.heads * problem.bias_size() * sizeof(float);
-  }
-  return bytes;
+  const Problem problem = Orientation(call.problem).problem;
+  return small::with_backward_variants(
+      problem, call.dtype, [&](auto query_variant, auto key_variant) {
+        small::Tilings tilings;
+        small::find_tilings<decltype(query_variant), decltype(key_variant)>(problem, tilings);
+        return scratch_bytes(call, tilings.by_queries);
+      });
 }
 
 const char* small_backward(const BackwardCall& call, void* stream) {
-  return small::with_variant<small::kBackwardWarps, 0>(
-      call.problem, call.dtype, [&](auto variant) -> const char* {
-        using V = decltype(variant);
-        using Element = typename V::Element;
-        using KeyVariant =
-            small::Variant<Element, V::kSize, small::kBackwardWarps, small::kNumberBytes>;
-        const small::Orientation orientation(call.problem);
-        const Problem& problem = orientation.problem;
-        Tiling by_queries, by_keys;
-        small::make_tilings(call, problem, by_queries, by_keys);
-
-        small::QueryParameters query_parameters;
-        query_parameters.common = orientation.common(call.bias);
-        {
-          using namespace small::by_queries;
-          small::Tensor(&tensors)[kTensors] = query_parameters.tensors;
-          tensors[kQuery] = orientation.tensor(call.query);
-          tensors[kKey] = orientation.tensor(call.key);
-          tensors[kValue] = orientation.tensor(call.value);
-          tensors[kOutput] = orientation.tensor(call.output);
-          tensors[kGradOutput] = orientation.tensor(call.grad_output);
-          tensors[kGradQuery] = orientation.tensor(call.grad_query);
-          tensors[kLogsumexp] = orientation.numbers(call.logsumexp);
-          tensors[kDelta] = orientation.numbers(call.scratch);
-        }
-        query_parameters.block_sums =
-            call.grad_bias.data ? reinterpret_cast<float*>(static_cast<char*>(call.scratch) +
-                                                           small::delta_bytes(problem))
-                                : nullptr;
-        small::set_tiling(by_queries, query_parameters.common);
-        const int64_t slots = slots_of(problem, by_queries);
-        const char* error = launch(small::small_query_kernel<V>, slots * problem.heads, V::kThreads,
-                                   small::query_bytes<V>(by_queries), stream, query_parameters);
-        if (error) return error;
-
-        small::KeyParameters key_parameters;
-        key_parameters.common = query_parameters.common;
-        {
-          using namespace small::by_keys;
-          small::Tensor(&tensors)[kTensors] = key_parameters.tensors;
-          tensors[kQuery] = orientation.tensor(call.query);
-          tensors[kKey] = orientation.tensor(call.key);
-          tensors[kValue] = orientation.tensor(call.value);
-          tensors[kGradOutput] = orientation.tensor(call.grad_output);
-          tensors[kGradKey] = orientation.tensor(call.grad_key);
-          tensors[kGradValue] = orientation.tensor(call.grad_value);
-          tensors[kLogsumexp] = orientation.numbers(call.logsumexp);
-          tensors[kDelta] = orientation.numbers(call.scratch);
-        }
-        small::set_tiling(by_keys, key_parameters.common);
-        error = launch(small::small_key_kernel<KeyVariant>,
-                       slots_of(problem, by_keys) * problem.heads, KeyVariant::kThreads,
-                       small::key_bytes<KeyVariant>(by_keys), stream, key_parameters);
-        if (error || !call.grad_bias.data) return error;
-        return sum_tables<float>(query_parameters.block_sums, slots,
-                                 problem.heads * problem.bias_size(), call.grad_bias, stream);
+  const Orientation orientation(call.problem);
+  const Problem& problem = orientation.problem;
+  return small::with_backward_variants(
+      problem, call.dtype, [&](auto query_variant, auto key_variant) {
+        using QueryVariant = decltype(query_variant);
+        using KeyVariant = decltype(key_variant);
+        small::Tilings tilings;
+        small::find_tilings<QueryVariant, KeyVariant>(problem, tilings);
+        return launch_backward(
+            call, orientation, tilings.by_queries, tilings.by_keys,
+            [&](const by_queries::Parameters& parameters, int64_t blocks) {
+              return launch(small::small_query_kernel<QueryVariant>, blocks, QueryVariant::kThreads,
+                            small::query_bytes<QueryVariant>(tilings.by_queries), stream,
+                            parameters);
+            },
+            [&](const by_keys::Parameters& parameters, int64_t blocks) {
+              return launch(small::small_key_kernel<KeyVariant>, blocks, KeyVariant::kThreads,
+                            small::key_bytes<KeyVariant>(tilings.by_keys), stream, parameters);
+            },
+            stream);
       });
 }
 

@@ -1,0 +1,225 @@
+// What the backward kernels on tensor cores share: parameters, and how a patch is repeated with
+// care.
+//   - By queries: for the keys around a patch, the logits again, weights P = exp(logit -
+//   logsumexp),
+//     dP = grad_output . value, and the logits' gradients D = P (dP - delta), where delta =
+//     grad_output . output is also stored for the other kernel. grad_query = scale * sum of D key.
+//     D is added to the gradient of the bias: a block writes the sums of its tiles, and a last
+//     kernel adds up the blocks' sums. The order is always the same.
+//   - By keys: for the queries that attend to a patch's keys, the same products the other way
+//   round;
+//     grad_value = sum of P grad_output, grad_key = scale * sum of D query.
+#pragma once
+
+#include "careful.cuh"
+#include "table_sum.cuh"
+
+namespace natten_ops::cuda {
+
+namespace by_queries {
+
+enum : int {
+  kQuery,
+  kKey,
+  kValue,
+  kOutput,
+  kGradOutput,
+  kGradQuery,
+  kLogsumexp,
+  kDelta,
+  kTensors,
+};
+
+struct Parameters {
+  Common common;
+  Tensor tensors[kTensors];
+  float* block_sums;  // (slots, heads, bias_size), or null
+};
+
+// All but the tiling.
+inline Parameters make_parameters(const BackwardCall& call, const Orientation& orientation) {
+  Parameters parameters;
+  parameters.common = orientation.common(call.bias);
+  parameters.tensors[kQuery] = orientation.tensor(call.query);
+  parameters.tensors[kKey] = orientation.tensor(call.key);
+  parameters.tensors[kValue] = orientation.tensor(call.value);
+  parameters.tensors[kOutput] = orientation.tensor(call.output);
+  parameters.tensors[kGradOutput] = orientation.tensor(call.grad_output);
+  parameters.tensors[kGradQuery] = orientation.tensor(call.grad_query);
+  parameters.tensors[kLogsumexp] = orientation.numbers(call.logsumexp);
+  parameters.tensors[kDelta] = orientation.numbers(call.scratch);
+  char* const sums = static_cast<char*>(call.scratch) + delta_bytes(call.problem);
+  parameters.block_sums = call.grad_bias.data ? reinterpret_cast<float*>(sums) : nullptr;
+  return parameters;
+}
+
+// Repeats the bands whose bits are set, of a block's tile, except for the gradient of the bias.
+// `keys` is the region.
+template <typename V>
+NATTEN_OPS_DEVICE void repeat_carefully(const Parameters& parameters, uint32_t again,
+                                        int tile_of_block, const typename V::Element* keys) {
+  using Element = typename V::Element;
+  const Common& common = parameters.common;
+  const Element* values = keys + row_elements<V>(common);
+  const auto channels_of = [&](int tensor, const CarefulToken& token) {
+    const Plane<const Element> plane = {parameters.tensors[tensor], tensor};
+    return OwnChannels<V>::of(common, plane, token.row, token.column);
+  };
+  const Plane<const float> logsumexps = {parameters.tensors[kLogsumexp], kLogsumexp};
+  const Plane<Element> grad_queries = {parameters.tensors[kGradQuery], kGradQuery};
+  visit_carefully<V, true>(common, again, tile_of_block, [&](const CarefulToken& token) {
+    const auto query = channels_of(kQuery, token), grad_output = channels_of(kGradOutput, token);
+    const float delta = grad_output.times(channels_of(kOutput, token));
+    const float logsumexp = *logsumexps.at(token.row, token.column) * kLog2e;
+    OwnChannels<V> grad_query = {};
+    visit_partners(token, [&](int row, int column, int down, int across) {
+      const auto key = OwnChannels<V>::of(common, keys, row, column);
+      const float product = query.times(key);
+      const float weight =
+          exp2_of(logit_of<V>(common, token.head, product, down, across) - logsumexp);
+      const float grad_weight =
+          grad_output.times(OwnChannels<V>::of(common, values, row, column)) - delta;
+      grad_query.add(weight * grad_weight, key);
+    });
+    grad_query.store(common, grad_queries, token.row, token.column,
+                     static_cast<float>(common.problem.scale));
+  });
+}
+
+}  // namespace by_queries
+
+namespace by_keys {
+
+enum : int {
+  kQuery,
+  kKey,
+  kValue,
+  kGradOutput,
+  kGradKey,
+  kGradValue,
+  kLogsumexp,
+  kDelta,
+  kTensors,
+};
+
+struct Parameters {
+  Common common;
+  Tensor tensors[kTensors];
+};
+
+// All but the tiling.
+inline Parameters make_parameters(const BackwardCall& call, const Orientation& orientation) {
+  Parameters parameters;
+  parameters.common = orientation.common(call.bias);
+  parameters.tensors[kQuery] = orientation.tensor(call.query);
+  parameters.tensors[kKey] = orientation.tensor(call.key);
+  parameters.tensors[kValue] = orientation.tensor(call.value);
+  parameters.tensors[kGradOutput] = orientation.tensor(call.grad_output);
+  parameters.tensors[kGradKey] = orientation.tensor(call.grad_key);
+  parameters.tensors[kGradValue] = orientation.tensor(call.grad_value);
+  parameters.tensors[kLogsumexp] = orientation.numbers(call.logsumexp);
+  parameters.tensors[kDelta] = orientation.numbers(call.scratch);
+  return parameters;
+}
+
+// The numbers of the tokens of a region's row: logsumexp, in units of log(2), and -delta.
+template <typename V>
+NATTEN_OPS_DEVICE Two* numbers_of(const Common& common, typename V::Element* region, int row) {
+  static_assert(V::kHasNumbers);
+  return reinterpret_cast<Two*>(region + row * row_stride<V>(common) + 2 * row_elements<V>(common));
+}
+template <typename V>
+NATTEN_OPS_DEVICE const Two* numbers_of(const Common& common, const typename V::Element* region,
+                                        int row) {
+  return numbers_of<V>(common, const_cast<typename V::Element*>(region), row);
+}
+
+// Copies them into the region; zeros for tokens that do not exist.
+template <typename V>
+NATTEN_OPS_DEVICE void copy_numbers(const Parameters& parameters, const Span& rows,
+                                    const Span& columns, int region_rows,
+                                    typename V::Element* region) {
+  const Common& common = parameters.common;
+  const Plane<const float> logsumexps = {parameters.tensors[kLogsumexp], kLogsumexp};
+  const Plane<const float> deltas = {parameters.tensors[kDelta], kDelta};
+  constexpr int kLanes = V::kIsFlat ? V::kThreads : 32;  // that share a row
+  for (int row = thread_index() / kLanes; row < region_rows; row += V::kThreads / kLanes) {
+    Two* const numbers = numbers_of<V>(common, region, row);
+    for (int at = thread_index() % kLanes; at < V::pitch(common); at += kLanes) {
+      Two two = {};
+      if (row < rows.size() && at < columns.size()) {
+        two.numbers[0] = *logsumexps.at(rows.first + row, columns.first + at) * kLog2e;
+        two.numbers[1] = -*deltas.at(rows.first + row, columns.first + at);
+      }
+      numbers[at] = two;
+    }
+  }
+}
+
+// Repeats the bands whose bits are set. `queries` is the region.
+template <typename V>
+NATTEN_OPS_DEVICE void repeat_carefully(const Parameters& parameters, uint32_t again,
+                                        const typename V::Element* queries) {
+  using Element = typename V::Element;
+  const Common& common = parameters.common;
+  const Element* grad_outputs = queries + row_elements<V>(common);
+  const auto channels_of = [&](int tensor, const CarefulToken& token) {
+    const Plane<const Element> plane = {parameters.tensors[tensor], tensor};
+    return OwnChannels<V>::of(common, plane, token.row, token.column);
+  };
+  const Plane<Element> grad_keys = {parameters.tensors[kGradKey], kGradKey};
+  const Plane<Element> grad_values = {parameters.tensors[kGradValue], kGradValue};
+  visit_carefully<V, false>(common, again, 0, [&](const CarefulToken& token) {
+    const auto key = channels_of(kKey, token), value = channels_of(kValue, token);
+    OwnChannels<V> grad_key = {}, grad_value = {};
+    visit_partners(token, [&](int row, int column, int down, int across) {
+      const auto query = OwnChannels<V>::of(common, queries, row, column);
+      const auto grad_output = OwnChannels<V>::of(common, grad_outputs, row, column);
+      const Two two = numbers_of<V>(common, queries, row)[column];
+      const float logit = logit_of<V>(common, token.head, query.times(key), -down, -across);
+      const float weight = exp2_of(logit - two.numbers[0]);
+      grad_value.add(weight, grad_output);
+      grad_key.add(weight * (grad_output.times(value) + two.numbers[1]), query);
+    });
+    grad_value.store(common, grad_values, token.row, token.column, 1.0f);
+    grad_key.store(common, grad_keys, token.row, token.column,
+                   static_cast<float>(common.problem.scale));
+  });
+}
+
+}  // namespace by_keys
+
+inline bool are_for_tensor_cores(const BackwardCall& call) {
+  return are_for_tensor_cores(call.problem, call.dtype,
+                              {&call.query, &call.key, &call.value, &call.output, &call.grad_output,
+                               &call.grad_query, &call.grad_key, &call.grad_value});
+}
+
+// Of the three kernels: delta, and the blocks' sums of the bias' gradient.
+inline int64_t scratch_bytes(const BackwardCall& call, const Tiling& by_queries) {
+  const int64_t tables = slots_of(call.problem, by_queries) * call.problem.heads;
+  return delta_bytes(call.problem) +
+         (call.grad_bias.data ? tables * call.problem.bias_size() * int64_t(sizeof(float)) : 0);
+}
+
+// Launches the three kernels. `queries(parameters, blocks)` and `keys(parameters, blocks)` launch
+// the first two.
+template <typename Queries, typename Keys>
+const char* launch_backward(const BackwardCall& call, const Orientation& orientation,
+                            const Tiling& by_queries, const Tiling& by_keys, Queries queries,
+                            Keys keys, void* stream) {
+  const Problem& problem = orientation.problem;
+  by_queries::Parameters query_parameters = by_queries::make_parameters(call, orientation);
+  set_tiling(by_queries, query_parameters.common);
+  const int64_t slots = slots_of(problem, by_queries);
+  const char* error = queries(query_parameters, slots * problem.heads);
+  if (error) return error;
+  by_keys::Parameters key_parameters = by_keys::make_parameters(call, orientation);
+  set_tiling(by_keys, key_parameters.common);
+  error = keys(key_parameters, slots_of(problem, by_keys) * problem.heads);
+  if (error || !call.grad_bias.data) return error;
+  return sum_tables<float>(query_parameters.block_sums, slots, problem.heads * problem.bias_size(),
+                           call.grad_bias, stream);
+}
+
+}  // namespace natten_ops::cuda

@@ -1,0 +1,124 @@
+// How the kernels on tensor cores repeat a patch with care. A product with a masked weight is a
+// product with zero, but zero times infinity or NaN is NaN. So if a sum is not finite, the warp
+// computes the patch again, token by token, with nothing but the token's partners. A thread has
+// every 32nd channel, and the warp adds up the products.
+#pragma once
+
+#include "patches.cuh"
+
+namespace natten_ops::cuda {
+
+// A thread's channels of a token.
+template <typename V>
+struct OwnChannels {
+  static constexpr int kCount = V::kDim / 32;
+  float numbers[kCount];
+
+  // Of a tensor's token.
+  static NATTEN_OPS_DEVICE OwnChannels of(const Common& common,
+                                          const Plane<const typename V::Element>& plane, int row,
+                                          int column) {
+    OwnChannels own;
+    NATTEN_OPS_UNROLL
+    for (int i = 0; i < kCount; ++i) {
+      const int channel = thread_index() % 32 + 32 * i;
+      own.numbers[i] = channel < 8 * common.chunks ? widen(plane.at(row, column)[channel]) : 0.0f;
+    }
+    return own;
+  }
+  // Of a region's token.
+  static NATTEN_OPS_DEVICE OwnChannels of(const Common& common, const typename V::Element* region,
+                                          int row, int column) {
+    OwnChannels own;
+    NATTEN_OPS_UNROLL
+    for (int i = 0; i < kCount; ++i) {
+      const int channel = thread_index() % 32 + 32 * i;
+      own.numbers[i] = widen(region[row * row_stride<V>(common) +
+                                    shared_offset<V::kDim>(column, channel / 8) + channel % 8]);
+    }
+    return own;
+  }
+
+  NATTEN_OPS_DEVICE void add(float weight, const OwnChannels& other) {
+    NATTEN_OPS_UNROLL
+    for (int i = 0; i < kCount; ++i) numbers[i] += weight * other.numbers[i];
+  }
+  // The product with another token.
+  NATTEN_OPS_DEVICE float times(const OwnChannels& other) const {
+    float sum = 0;
+    NATTEN_OPS_UNROLL
+    for (int i = 0; i < kCount; ++i) sum += numbers[i] * other.numbers[i];
+    for (int mask = 16; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
+    return sum;
+  }
+  NATTEN_OPS_DEVICE void store(const Common& common, const Plane<typename V::Element>& plane,
+                               int row, int column, float factor) const {
+    NATTEN_OPS_UNROLL
+    for (int i = 0; i < kCount; ++i) {
+      const int channel = thread_index() % 32 + 32 * i;
+      if (channel < 8 * common.chunks) {
+        narrow(numbers[i] * factor, plane.at(row, column)[channel]);
+      }
+    }
+  }
+};
+
+// The logit, in units of log(2), of a product and a key so many rows and columns after the query.
+template <typename V>
+NATTEN_OPS_DEVICE float logit_of(const Common& common, int head, float product, int down,
+                                 int across) {
+  const int rows = V::window(common, 0), columns = V::window(common, 1);
+  float bias = 0;
+  if (common.bias.data) {
+    const int64_t entry = int64_t(head) * (2 * rows - 1) * (2 * columns - 1) +
+                          (down + rows - 1) * common.bias_step[0] +
+                          (across + columns - 1) * common.bias_step[1];
+    bias = read_bias<typename V::Element>(common.bias, entry);
+  }
+  return (product * static_cast<float>(common.problem.scale) + bias) * kLog2e;
+}
+
+// A token to compute with care, and its partners.
+struct CarefulToken {
+  int head;
+  int row, column;
+  Span down, across;
+  int first_row, first_column;  // of the region
+};
+
+// Calls visit(token) for the tokens of the bands whose bits are set in `again`, of the slot-th
+// tile. It computes their places itself: anything shared with the rest of a kernel would take
+// registers all the time.
+template <typename V, bool kOfQueries, typename Visit>
+NATTEN_OPS_DEVICE void visit_carefully(const Common& common, uint32_t again, int tile_of_block,
+                                       Visit visit) {
+  uint32_t slot = block_index() ^ common.nothing;
+  CarefulToken token;
+  token.head = split_head(common, slot);
+  Tile tile;
+  find_tile(common, token.head, slot * common.tiling.tiles_per_block + tile_of_block, tile);
+  token.first_row = partners<V, kOfQueries>(common, tile, 0).first;
+  token.first_column = partners<V, kOfQueries>(common, tile, 1).first;
+  const int column = tile.begin[1] + thread_index() / 32 * kPatchColumns<V>;
+  for (int i = 0; i < 16 * kMostBands; ++i) {
+    token.row = tile.begin[0] + i / 16 * kPatchRows<V> + (V::kIsFlat ? 0 : i % 16 / 2);
+    token.column = column + (V::kIsFlat ? i % 16 : i % 2);
+    const bool is_wanted = again >> i / 16 & 1;
+    if (!is_wanted || token.row >= tile.end[0] || token.column >= tile.end[1]) continue;
+    token.down = partners<kOfQueries>(V::window(common, 0), token.row, tile.count[0]);
+    token.across = partners<kOfQueries>(V::window(common, 1), token.column, tile.count[1]);
+    visit(token);
+  }
+}
+
+// Calls visit(row and column in the region, row and column after the token) for every partner.
+template <typename Visit>
+NATTEN_OPS_DEVICE void visit_partners(const CarefulToken& token, Visit visit) {
+  for (int i = token.down.first; i <= token.down.last; ++i) {
+    for (int j = token.across.first; j <= token.across.last; ++j) {
+      visit(i - token.first_row, j - token.first_column, i - token.row, j - token.column);
+    }
+  }
+}
+
+}  // namespace natten_ops::cuda

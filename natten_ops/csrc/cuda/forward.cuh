@@ -1,0 +1,71 @@
+// What the forward kernels on tensor cores share: parameters, and how a patch is repeated with
+// care.
+#pragma once
+
+#include "careful.cuh"
+
+namespace natten_ops::cuda {
+
+namespace forward_pass {
+
+enum : int { kQuery, kKey, kValue, kOutput, kLogsumexp, kTensors };
+
+struct Parameters {
+  Common common;
+  Tensor tensors[kTensors];
+};
+
+// All but the tiling.
+inline Parameters make_parameters(const ForwardCall& call, const Orientation& orientation) {
+  Parameters parameters;
+  parameters.common = orientation.common(call.bias);
+  parameters.tensors[kQuery] = orientation.tensor(call.query);
+  parameters.tensors[kKey] = orientation.tensor(call.key);
+  parameters.tensors[kValue] = orientation.tensor(call.value);
+  parameters.tensors[kOutput] = orientation.tensor(call.output);
+  parameters.tensors[kLogsumexp] = orientation.numbers(call.logsumexp);
+  return parameters;
+}
+
+inline bool are_for_tensor_cores(const ForwardCall& call) {
+  return cuda::are_for_tensor_cores(call.problem, call.dtype,
+                                    {&call.query, &call.key, &call.value, &call.output});
+}
+
+// Repeats the bands whose bits are set. `keys` is the region.
+template <typename V>
+NATTEN_OPS_DEVICE void repeat_carefully(const Parameters& parameters, uint32_t again,
+                                        const typename V::Element* keys) {
+  using Element = typename V::Element;
+  const Common& common = parameters.common;
+  const Element* values = keys + row_elements<V>(common);
+  const Plane<const Element> queries = {parameters.tensors[kQuery], kQuery};
+  const Plane<Element> outputs = {parameters.tensors[kOutput], kOutput};
+  const Plane<float> logsumexps = {parameters.tensors[kLogsumexp], kLogsumexp};
+  visit_carefully<V, true>(common, again, 0, [&](const CarefulToken& token) {
+    const auto query = OwnChannels<V>::of(common, queries, token.row, token.column);
+    // Calls visit(row and column in the region, logit) for every key.
+    const auto visit_keys = [&](auto visit) {
+      visit_partners(token, [&](int row, int column, int down, int across) {
+        const float product = query.times(OwnChannels<V>::of(common, keys, row, column));
+        visit(row, column, logit_of<V>(common, token.head, product, down, across));
+      });
+    };
+    float largest = -INFINITY, sum = 0;
+    OwnChannels<V> output = {};
+    visit_keys([&](int, int, float logit) { largest = larger(largest, logit); });
+    visit_keys([&](int row, int column, float logit) {
+      const float weight = exp2_of(logit - largest);
+      sum += weight;
+      output.add(weight, OwnChannels<V>::of(common, values, row, column));
+    });
+    output.store(common, outputs, token.row, token.column, 1 / sum);
+    if (thread_index() % 32 == 0) {
+      *logsumexps.at(token.row, token.column) = (largest + log2_of(sum)) * kLn2;
+    }
+  });
+}
+
+}  // namespace forward_pass
+
+}  // namespace natten_ops::cuda

@@ -1,0 +1,395 @@
+// What the kernels on tensor cores share: tiles, patches and regions, and the transfers between
+// memory and the fragments of matrix products.
+//
+// A warp computes patches of 16 tokens (queries in the forward and for grad_query; keys for
+// grad_key and grad_value), which are the 16 rows of its products: in one residue class, 8 rows x 2
+// columns of neighbors or, if V::kIsFlat, 16 of one row. With them the warp multiplies partners
+// (the keys or queries that they meet), 8 neighbors of a row at a time: the columns of a product.
+//
+// A block computes a tile of patches. A tile has one or more bands, rows of patches; a warp
+// computes the same columns of every band. The region of all partners of the tile is in shared
+// memory: a row has pitch() tokens of one tensor, then of another, in an order that lets eight
+// neighbors be read at once (shared_offset). The pitch is a multiple of 8, so a thread's addresses
+// in different rows differ by the same numbers. Tokens beyond the feature map are zero.
+//
+// Bias and mask are what the sums of products start from, see Fragments in matrix.cuh and
+// small.cuh: bias / scale if a token is a partner, -infinity if not. A product times the scale is
+// then the whole logit.
+//
+// Fragments (multiply_add in device.h): of a product's result, thread 4 g + c of the warp has rows
+// g and g + 8 and columns 2 c and 2 c + 1. "e" counts its rows, "f" its columns.
+#pragma once
+
+#include "tiles.cuh"
+
+namespace natten_ops::cuda {
+
+// ---- Patches ----
+
+// Rows and columns of a patch.
+template <typename V>
+constexpr int kPatchRows = V::kIsFlat ? 1 : 8;
+template <typename V>
+constexpr int kPatchColumns = V::kIsFlat ? 16 : 2;
+
+// A thread's two tokens of a patch. Another token stands in for one that does not exist.
+template <typename V>
+struct Own {
+  int row, columns[2];
+  bool exists[2];
+
+  NATTEN_OPS_DEVICE Own(const Tile& tile, int first_row, int column) {
+    const int g = thread_index() % 32 / 4;
+    if constexpr (V::kIsFlat) {
+      row = first_row;
+      NATTEN_OPS_UNROLL
+      for (int e = 0; e < 2; ++e) {
+        columns[e] = column + g + 8 * e;
+        exists[e] = columns[e] < tile.end[1];
+        if (!exists[e]) columns[e] = tile.end[1] - 1;
+      }
+    } else {
+      columns[0] = column;
+      columns[1] = column + 1 < tile.end[1] ? column + 1 : column;
+      go_to(tile, first_row);
+    }
+  }
+  // In the same columns.
+  NATTEN_OPS_DEVICE void go_to(const Tile& tile, int first_row) {
+    if constexpr (V::kIsFlat) {
+      row = first_row;
+    } else {
+      row = first_row + thread_index() % 32 / 4;
+      exists[0] = row < tile.end[0];
+      exists[1] = exists[0] && columns[0] != columns[1];
+      if (!exists[0]) row = tile.end[0] - 1;
+    }
+  }
+  // Of a patch whose tokens all exist.
+  NATTEN_OPS_DEVICE Own(int first_row, int column)
+      : row(first_row + thread_index() % 32 / 4), columns{column, column + 1}, exists{true, true} {
+    static_assert(!V::kIsFlat);
+  }
+};
+
+// ---- Memory ----
+
+// The tokens of a tensor that are in the image (batch entry), head and residue class of a block's
+// tile. Their first address is in shared memory, so that it takes no registers.
+constexpr int kPlaneBytes = 96, kFlagBytes = 32;  // at the beginning of a block's shared memory
+
+template <typename Element>
+struct Plane {
+  const Tensor& tensor;
+  int number;
+
+  NATTEN_OPS_DEVICE Element* at(int row, int column) const {
+    char* const data = reinterpret_cast<char**>(shared_memory())[number];
+    return reinterpret_cast<Element*>(data + int64_t(row) * tensor.step[0] +
+                                      int64_t(column) * tensor.step[1]);
+  }
+};
+
+// The bands that the thread's warp has to repeat with care, as bits; 0 at first. They are in shared
+// memory, because they are rarely needed and registers are short.
+NATTEN_OPS_DEVICE uint32_t& bands_to_repeat() {
+  return reinterpret_cast<uint32_t*>(shared_memory() + kPlaneBytes)[thread_index() / 32];
+}
+NATTEN_OPS_DEVICE void repeat_unless(bool finite, int band) {
+  if (warp_any(!finite)) {
+    if (thread_index() % 32 == 0) bands_to_repeat() |= 1u << band;
+    warp_barrier();
+  }
+}
+
+// Finds the planes of tensors, each with a thread of its own. A barrier must follow.
+template <int kCount>
+NATTEN_OPS_DEVICE void find_planes(const Tensor (&tensors)[kCount], const Tile& tile) {
+  static_assert(kCount * sizeof(char*) <= kPlaneBytes);
+  const int number = thread_index();
+  if (number % 32 == 0) bands_to_repeat() = 0;
+  if (number < kCount) {
+    const Tensor& tensor = tensors[number];
+    reinterpret_cast<char**>(shared_memory())[number] =
+        tensor.data + tile.batch * tensor.batch_stride + tile.head * tensor.head_stride +
+        tile.residue[0] * tensor.axis_stride[0] + tile.residue[1] * tensor.axis_stride[1];
+  }
+}
+
+struct alignas(16) Words {
+  uint32_t words[4];
+};
+struct alignas(16) Four {
+  float numbers[4];
+};
+struct alignas(8) Two {
+  float numbers[2];
+};
+
+// Offset of 8 channels of a token of a region's row. Those of eight neighbors are in different
+// banks; so are four pieces of 8 channels of two neighbors.
+template <int kDim>
+NATTEN_OPS_DEVICE int shared_offset(int token, int chunk) {
+  static_assert(kDim == 32 || kDim == 64 || kDim == 128);
+  const int mixed = chunk ^ (kDim == 32 ? token >> 1 & 3 : (token & 1) << 2 | (token >> 1 & 3));
+  return token * kDim + mixed * 8;
+}
+
+// Elements of one tensor in a row of a region, and from row to row.
+template <typename V>
+NATTEN_OPS_HOST_DEVICE int row_elements(const Common& common) {
+  return V::pitch(common) * V::kDim;
+}
+template <typename V>
+NATTEN_OPS_HOST_DEVICE int row_stride(const Common& common) {
+  constexpr int kNumbers = V::kHasNumbers ? int(sizeof(Two) / sizeof(typename V::Element)) : 0;
+  return V::pitch(common) * (2 * V::kDim + kNumbers);
+}
+
+// Begins to copy rows begin to end - 1 of a tensor into the region; tokens that do not exist become
+// zero.
+template <typename V>
+NATTEN_OPS_DEVICE void copy_rows(const Common& common, const Span& rows, const Span& columns,
+                                 const Plane<const typename V::Element>& plane, int begin, int end,
+                                 typename V::Element* region) {
+  using Element = typename V::Element;
+  constexpr int kWarps = V::kWarps, kDim = V::kDim;
+  const int lane = thread_index() % 32, column = lane / 4, chunk = lane % 4;
+  const int groups = V::pitch(common) / 8, stride = row_stride<V>(common);
+  // In one dimension the warps share a row.
+  const int first_group = V::kIsFlat ? thread_index() / 32 : 0;
+  constexpr int kGroupStep = V::kIsFlat ? kWarps : 1, kRowStep = V::kIsFlat ? 1 : kWarps;
+  int row = begin + (V::kIsFlat ? 0 : thread_index() / 32);
+  const char* from =
+      reinterpret_cast<const char*>(plane.at(rows.first + row, columns.first + column) + 8 * chunk);
+  const int64_t row_step = int64_t(kRowStep) * plane.tensor.step[0];
+  const int64_t column_step = int64_t(8) * plane.tensor.step[1];
+  Element* to = region + row * stride + shared_offset<kDim>(column, chunk);
+  // The other chunks of a token are at these distances.
+  const int far = kDim == 32 ? 0 : shared_offset<kDim>(column, 4) - shared_offset<kDim>(column, 0);
+  const auto at = [&](int group, int quad) {
+    return to + 8 * group * kDim + (quad % 2) * far + quad / 2 * 64;
+  };
+  for (; row < end && row < rows.size(); row += kRowStep) {
+    NATTEN_OPS_UNROLL
+    for (int group = first_group; group < groups; group += kGroupStep) {
+      const bool exists = column + 8 * group < columns.size();
+      NATTEN_OPS_UNROLL
+      for (int quad = 0; quad < kDim / 32; ++quad) {
+        copy_async_16(at(group, quad), from + group * column_step + 64 * quad,
+                      exists && chunk + 4 * quad < common.chunks);
+      }
+    }
+    from += row_step;
+    to += kRowStep * stride;
+  }
+  for (; row < end; row += kRowStep, to += kRowStep * stride) {
+    for (int group = first_group; group < groups; group += kGroupStep) {
+      for (int quad = 0; quad < kDim / 32; ++quad) {
+        *reinterpret_cast<Words*>(at(group, quad)) = Words{};
+      }
+    }
+  }
+}
+
+template <typename T>
+NATTEN_OPS_DEVICE T* ahead(T* pointer, int64_t bytes) {
+  using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
+  return reinterpret_cast<T*>(reinterpret_cast<Byte*>(pointer) + bytes);
+}
+
+// ---- Fragments ----
+
+// The partners of a patch in a region. In products, thread 4 g + c has 8 channels of a token, from
+// 8 c on (and from 32 + 8 c on, ...), on both sides. It loads them at once, because the order of
+// channels does not matter there. Partners come in eights, that of an offset of 0 first. kTensor: 0
+// for the region's first tensor, 1 for the second.
+template <typename V>
+struct Partners {
+  using Element = typename V::Element;
+  static constexpr int kDim = V::kDim;
+  static constexpr int kTransposed = kDim == 32 ? 2 : 4;
+
+  const Element* tokens;                   // partner g's channels from 8 c on
+  const Element* transposed[kTransposed];  // for load_matrices_transposed, 16 channels each
+  int far;                                 // from channel 8 c to channel 32 + 8 c
+  int other;                               // from the first tensor to the second
+
+  // `row` and `column` are those of the first partner in the region. The second eight of
+  // `accumulate` comes `next` elements after the first.
+  NATTEN_OPS_DEVICE Partners(const Common& common, const Element* region, int row, int column,
+                             int next)
+      : other(row_elements<V>(common)) {
+    const int lane = thread_index() % 32;
+    const int at = column + lane / 4;
+    tokens = region + row * next + shared_offset<kDim>(at, lane % 4);
+    far = kDim == 32 ? 0 : shared_offset<kDim>(at, 4) - shared_offset<kDim>(at, 0);
+    NATTEN_OPS_UNROLL
+    for (int i = 0; i < kTransposed; ++i) {
+      transposed[i] = region + (row + lane / 8 % 2) * next +
+                      shared_offset<kDim>(column + lane % 8, 2 * i + lane / 16);
+    }
+  }
+
+  // sums += the products of a patch's tokens with the eight at an offset.
+  template <int kTensor>
+  NATTEN_OPS_DEVICE void multiply(const uint32_t (&patch)[kDim / 16][4], int offset,
+                                  float (&sums)[4]) const {
+    NATTEN_OPS_UNROLL
+    for (int quad = 0; quad < kDim / 32; ++quad) {
+      const Words words = *reinterpret_cast<const Words*>(tokens + kTensor * other + offset +
+                                                          quad % 2 * far + quad / 2 * 64);
+      multiply_add<Element>(sums, patch[2 * quad], words.words[0], words.words[1]);
+      multiply_add<Element>(sums, patch[2 * quad + 1], words.words[2], words.words[3]);
+    }
+  }
+
+  // sums += weights of the partners of the eight at an offset and of the next, times their
+  // channels.
+  template <int kTensor>
+  NATTEN_OPS_DEVICE void accumulate(const uint32_t (&weights)[4], int offset,
+                                    float (&sums)[kDim / 8][4]) const {
+    NATTEN_OPS_UNROLL
+    for (int i = 0; i < kDim / 16; ++i) {
+      uint32_t words[4];
+      load_matrices_transposed(
+          words, transposed[i % kTransposed] + kTensor * other + offset + i / kTransposed * 64);
+      multiply_add<Element>(sums[2 * i], weights, words[0], words[1]);
+      multiply_add<Element>(sums[2 * i + 1], weights, words[2], words[3]);
+    }
+  }
+};
+
+// Of two results over 8 partners each, the left side of a product over 16 partners.
+template <typename Element>
+NATTEN_OPS_DEVICE void as_weights(const float (&first)[4], const float (&second)[4],
+                                  uint32_t (&weights)[4]) {
+  weights[0] = pack<Element>(first[0], first[1]);
+  weights[1] = pack<Element>(first[2], first[3]);
+  weights[2] = pack<Element>(second[0], second[1]);
+  weights[3] = pack<Element>(second[2], second[3]);
+}
+
+template <int kRows, int kColumns>
+NATTEN_OPS_DEVICE void clear(float (&sums)[kRows][kColumns]) {
+  NATTEN_OPS_UNROLL
+  for (int i = 0; i < kRows; ++i) {
+    NATTEN_OPS_UNROLL
+    for (int j = 0; j < kColumns; ++j) sums[i][j] = 0;
+  }
+}
+
+// The channels of a thread's tokens, 8 each from 32 i + 8 (lane % 4) on, as they are in memory; of
+// channels that do not exist, those of another place.
+template <typename V>
+struct Channels {
+  Words tokens[2][V::kDim / 32];
+};
+
+// The thread's first token, from channel 8 (lane % 4) on, while a warp goes from band to band.
+template <typename V, typename Element>
+struct Cursor {
+  Element* at;
+
+  NATTEN_OPS_DEVICE Cursor(const Common& common, const Plane<Element>& plane, const Own<V>& own)
+      : at(plane.at(own.row, own.columns[0]) +
+           (thread_index() % 4 < common.chunks ? thread_index() % 4 * 8 : 0)) {}
+
+  // To the next band, if the token there exists.
+  NATTEN_OPS_DEVICE void advance(const Tensor& tensor, bool exists) {
+    if (exists) at = ahead(at, int64_t(8) * tensor.step[0]);
+  }
+  NATTEN_OPS_DEVICE Element* second(const Tensor& tensor, const Own<V>& own) const {
+    return ahead(at, (own.columns[1] - own.columns[0]) * int64_t(tensor.step[1]));
+  }
+  NATTEN_OPS_DEVICE Channels<V> read(const Common& common, const Tensor& tensor,
+                                     const Own<V>& own) const {
+    Element* const next = second(tensor, own);
+    Channels<V> channels;
+    NATTEN_OPS_UNROLL
+    for (int quad = 0; quad < V::kDim / 32; ++quad) {
+      const bool exists = quad == 0 || thread_index() % 4 + 4 * quad < common.chunks;
+      const int from = exists ? 32 * quad : 0;
+      channels.tokens[0][quad] = *reinterpret_cast<const Words*>(at + from);
+      channels.tokens[1][quad] = *reinterpret_cast<const Words*>(next + from);
+    }
+    return channels;
+  }
+  // Begins to fetch what read() will read.
+  NATTEN_OPS_DEVICE void prefetch_tokens(const Tensor& tensor, const Own<V>& own) const {
+    prefetch(at);
+    prefetch(second(tensor, own));
+  }
+};
+
+// The tokens as the left side of products, with the bits in `flips` inverted; zeros for channels
+// that do not exist. The order of channels is that of Partners.
+template <typename V>
+NATTEN_OPS_DEVICE void as_patch(const Common& common, const Channels<V>& channels, uint32_t flips,
+                                uint32_t (&fragments)[V::kDim / 16][4]) {
+  NATTEN_OPS_UNROLL
+  for (int quad = 0; quad < V::kDim / 32; ++quad) {
+    const uint32_t kept = thread_index() % 4 + 4 * quad < common.chunks ? 0xffffffff : 0;
+    NATTEN_OPS_UNROLL
+    for (int e = 0; e < 2; ++e) {
+      NATTEN_OPS_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        fragments[2 * quad + i / 2][i % 2 * 2 + e] =
+            (channels.tokens[e][quad].words[i] ^ flips) & kept;
+      }
+    }
+  }
+}
+
+// Thread c of each four, 4 g + c, gets word c of all four.
+NATTEN_OPS_DEVICE Words transpose_words(const uint32_t (&own)[4]) {
+  const int c = thread_index() % 4;
+  uint32_t pairs[4];
+  NATTEN_OPS_UNROLL
+  for (int i = 0; i < 4; i += 2) {
+    const uint32_t received = shuffle_xor(c % 2 ? own[i] : own[i + 1], 1);
+    pairs[i] = c % 2 ? received : own[i];
+    pairs[i + 1] = c % 2 ? own[i + 1] : received;
+  }
+  Words whole;
+  NATTEN_OPS_UNROLL
+  for (int i = 0; i < 2; ++i) {
+    const uint32_t received = shuffle_xor(c / 2 ? pairs[i] : pairs[i + 2], 2);
+    whole.words[i] = c / 2 ? received : pairs[i];
+    whole.words[i + 2] = c / 2 ? pairs[i + 2] : received;
+  }
+  return whole;
+}
+
+// Multiplies each token's sums by its factor, rounds and stores them. Returns whether all are
+// finite.
+template <typename V>
+NATTEN_OPS_DEVICE bool store_tokens(const Common& common, const Tensor& tensor,
+                                    const Cursor<V, typename V::Element>& cursor, const Own<V>& own,
+                                    const float (&sums)[V::kDim / 8][4],
+                                    const float (&factors)[2]) {
+  using Element = typename V::Element;
+  uint32_t zeros = 0;
+  NATTEN_OPS_UNROLL
+  for (int e = 0; e < 2; ++e) {
+    // Between two tokens that exist; the second one's address is not used if it does not.
+    Element* const token = ahead(cursor.at, e * (V::kIsFlat ? 8 : 1) * int64_t(tensor.step[1]));
+    NATTEN_OPS_UNROLL
+    for (int quad = 0; quad < V::kDim / 32; ++quad) {
+      uint32_t words[4];
+      NATTEN_OPS_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const float (&two)[4] = sums[4 * quad + i];
+        words[i] = pack<Element>(two[2 * e] * factors[e], two[2 * e + 1] * factors[e]);
+        zeros = add_zero_times<Element>(words[i], zeros);
+      }
+      const Words whole = transpose_words(words);
+      if (own.exists[e] && thread_index() % 4 + 4 * quad < common.chunks) {
+        *reinterpret_cast<Words*>(token + 32 * quad) = whole;
+      }
+    }
+  }
+  return (zeros & 0x7fff7fff) == 0;
+}
+
+}  // namespace natten_ops::cuda

@@ -238,12 +238,13 @@ template <int kSize>
 constexpr int kPairNumbers = (2 * kSize - 1) * 16;
 
 // Makes the bias pair of two columns, `own`, and their partners; `begin` is the first column of the
-// products. `threads` threads do this together, and this is number `thread`. Row r of the pair is
-// for a partner that is r - (kSize - 1) rows after the token.
+// products. `bias` is of all heads, or begins at this one, which then is number 0. `threads`
+// threads do this together, and this is number `thread`. Row r of the pair is for a partner that is
+// r - (kSize - 1) rows after the token.
 template <typename V, bool kOfQueries>
-NATTEN_OPS_DEVICE void make_pair(const Common& common, int head, const int (&own)[2],
-                                 const Span (&partners)[2], int begin, int thread, int threads,
-                                 float* pair) {
+NATTEN_OPS_DEVICE void make_pair(const Common& common, const BiasView& bias, int head,
+                                 const int (&own)[2], const Span (&partners)[2], int begin,
+                                 int thread, int threads, float* pair) {
   constexpr int kSize = V::kSize, kOffsets = 2 * kSize - 1;
   for (int i = thread; i < kPairNumbers<kSize>; i += threads) {
     const int e = i % 4 / 2, column = begin + i % 16 / 4 * 2 + i % 2;
@@ -256,10 +257,10 @@ NATTEN_OPS_DEVICE void make_pair(const Common& common, int head, const int (&own
     float number = 0;
     if (column < span.first || column > span.last) {
       number = -INFINITY;
-    } else if (common.bias.data) {
+    } else if (bias.data) {
       const int entry =
           head * kOffsets * kOffsets + down * common.bias_step[0] + across * common.bias_step[1];
-      number = read_bias<typename V::Element>(common.bias, entry) * common.inverse_scale;
+      number = read_bias<typename V::Element>(bias, entry) * common.inverse_scale;
     }
     pair[i] = number;
   }
@@ -287,11 +288,11 @@ NATTEN_OPS_DEVICE float* rows_of_nothing() {
 // All threads of the block make the bias pair of columns with centerd windows, and rows of
 // -infinity.
 template <typename V, bool kOfQueries>
-NATTEN_OPS_DEVICE void make_centerd_pair(const Common& common, int head) {
+NATTEN_OPS_DEVICE void make_centerd_pair(const Common& common, const BiasView& bias, int head) {
   constexpr int kSize = V::kSize;
   const int own[2] = {kSize / 2, kSize / 2 + 1};
   const Span partners[2] = {{0, kSize - 1}, {1, kSize}};
-  make_pair<V, kOfQueries>(common, head, own, partners, 0, thread_index(), V::kThreads,
+  make_pair<V, kOfQueries>(common, bias, head, own, partners, 0, thread_index(), V::kThreads,
                            centerd_pair());
   for (int i = thread_index(); i < 16 * V::kRows; i += V::kThreads) {
     rows_of_nothing<V>()[i] = -INFINITY;

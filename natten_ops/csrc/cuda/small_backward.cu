@@ -313,12 +313,12 @@ small_query_kernel(const QueryParameters parameters) {
           Cursor<const Element>(common, plane, own).prefetch_tokens(plane.tensor, own);
         }
       }
-      make_centerd_pair<V, true>(common, head);
+      make_centerd_pair<V, true>(common, common.bias, head);
       if (bands.others) {
         const int own_columns[2] = {column, column + 1 < tile.end[1] ? column + 1 : column};
         const Span of_columns[2] = {partners<kSize, true>(own_columns[0], tile.count[1]),
                                     partners<kSize, true>(own_columns[1], tile.count[1])};
-        make_pair<V, true>(common, head, own_columns, of_columns, of_columns[0].first,
+        make_pair<V, true>(common, common.bias, head, own_columns, of_columns, of_columns[0].first,
                            thread_index() % 32, 32, own_pair<V>());
       }
       copy_async_wait<0>();
@@ -559,7 +559,7 @@ small_key_kernel(const KeyParameters parameters) {
       }
       const_cast<Two*>(numbers_of<V>(region, row))[across] = two;
     }
-    make_centerd_pair<V, false>(common, head);
+    make_centerd_pair<V, false>(common, common.bias, head);
     copy_async_wait<0>();
     block_barrier();
     if (column >= tile.end[1]) return;
@@ -616,8 +616,8 @@ small_key_kernel(const KeyParameters parameters) {
               if (left[e].first < done) left[e].first = done;
             }
             warp_barrier();
-            make_pair<V, false>(common, head, own.columns, left, begin, thread_index() % 32, 32,
-                                own_pair<V>());
+            make_pair<V, false>(common, common.bias, head, own.columns, left, begin,
+                                thread_index() % 32, 32, own_pair<V>());
             warp_barrier();
             made = done;
           }

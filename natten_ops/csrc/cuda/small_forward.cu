@@ -91,6 +91,14 @@ small_forward_kernel(const ForwardParameters parameters) {
   const int region_rows = common.tiling.region[0];
   Element* region = reinterpret_cast<Element*>(shared_memory() + kSharedBytes<V>);
   find_planes(parameters.tensors, tile);
+  // Like a plane, the head's bias has its address in shared memory, where it takes no registers.
+  void*& bias_data = reinterpret_cast<void**>(shared_memory())[kTensors];
+  if (thread_index() == kTensors) {
+    const int bytes = common.bias.dtype == Dtype::kFloat32 ? 4 : 2;
+    const int first = head * (2 * kSize - 1) * (2 * kSize - 1);
+    char* const data = static_cast<char*>(common.bias.data);
+    bias_data = data ? data + first * bytes : nullptr;
+  }
   block_barrier();
   // What band 0 needs, and then the rest.
   for (int begin = 0, end = kRows; begin < region_rows; begin = end, end = region_rows) {
@@ -119,7 +127,8 @@ small_forward_kernel(const ForwardParameters parameters) {
       Cursor<const Element>(common, {query_tensor, kQuery}, own).prefetch_tokens(query_tensor, own);
     }
   }
-  make_centerd_pair<V, true>(common, head);
+  const BiasView bias = {bias_data, common.bias.dtype};
+  make_centerd_pair<V, true>(common, bias, 0);
   const bool is_centerd = column >= kSize / 2 && column + 1 < tile.count[1] - kSize / 2;
   int region_column = 0;
   if (exists) {
@@ -128,7 +137,7 @@ small_forward_kernel(const ForwardParameters parameters) {
                                 partners<kSize, true>(own_columns[1], tile.count[1])};
     region_column = of_columns[0].first - columns.first;
     if (!is_centerd) {
-      make_pair<V, true>(common, head, own_columns, of_columns, of_columns[0].first,
+      make_pair<V, true>(common, bias, 0, own_columns, of_columns, of_columns[0].first,
                          thread_index() % 32, 32, own_pair<V>());
     }
   }

@@ -72,7 +72,7 @@ def parse(text: str) -> list[Resources]:
                 f'a kernel is reported incompletely: {part[:200]!r}',
                 'remove build/cuda and build the library again',
             )
-    names = _demangled([entry['name'] for entry, _, _ in entries])
+    names = demangle([entry['name'] for entry, _, _ in entries])
     kernels = []
     for name, part, (entry, used, functions) in zip(names, parts, entries, strict=True):
         # Of the kernel and of functions that it calls.
@@ -91,8 +91,8 @@ def parse(text: str) -> list[Resources]:
     return kernels
 
 
-def _demangled(names: Sequence[str]) -> list[str]:
-    """Names as they are written in C++, without parameters; unchanged if c++filt is missing."""
+def demangle(names: Sequence[str]) -> list[str]:
+    """Names of kernels as they are written in C++, without parameters; unchanged if c++filt is missing."""
     program = shutil.which('c++filt')
     if program is None or not names:
         return list(names)

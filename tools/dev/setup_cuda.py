@@ -1,7 +1,8 @@
 """Builds natten_ops' CUDA library for setup.py, with nvcc alone: no GPU and no CUDA build of torch needed.
 
 Objects are kept in build/cuda, so that only what changed is compiled again, beside what ptxas says of every
-kernel's registers and spills (tools/dev/check_cuda_resources.py).
+kernel's registers and spills (tools/dev/check_cuda_resources.py). check_cuda_instructions.py reads the
+library.
 """
 
 import dataclasses

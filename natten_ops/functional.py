@@ -17,7 +17,7 @@ from .arguments import (
     per_axis,
     scale_or_default,
 )
-from .derivatives import forward, is_transformed, supports_active_autograd
+from .derivatives import forward, is_transformed, packed_forward, supports_active_autograd
 from .reference import neighborhood_attention_reference
 from .windows import valid_range
 
@@ -161,7 +161,7 @@ def packed_neighborhood_attention(
     if rpb is not None:
         check_rpb(rpb, qkv.select(-3, 0), kernel_size)
         rpb = rpb.contiguous()
-    return torch.ops.natten_ops.na_packed_forward(qkv, rpb, kernel_size, dilation, scale)[0]
+    return packed_forward(qkv, rpb, kernel_size, dilation, scale)[0]
 
 
 def na1d(

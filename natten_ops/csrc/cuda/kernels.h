@@ -23,7 +23,8 @@ const char* matrix_backward(const BackwardCall& call, void* stream);
 int64_t matrix_backward_scratch(const BackwardCall& call);
 
 // On tensor cores, faster: what the matrix kernels cover with windows of 3, 5 or 7 keys on both
-// axes, head_dim up to 32 and a scale that is not zero.
+// axes, head_dim up to 32 and a scale that is not zero. small_covers is for calls that
+// matrix_covers.
 bool small_covers(const ForwardCall& call);
 bool small_covers(const BackwardCall& call);
 const char* small_forward(const ForwardCall& call, void* stream);

@@ -670,8 +670,7 @@ int64_t delta_bytes(const Problem& problem) {
 
 bool small_covers(const BackwardCall& call) {
   Tiling by_queries, by_keys;
-  return matrix_covers(call) &&
-         small::covers(call.problem,
+  return small::covers(call.problem,
                        {&call.query, &call.key, &call.value, &call.output, &call.grad_output,
                         &call.grad_query, &call.grad_key, &call.grad_value}) &&
          small::make_tilings(call, small::Orientation(call.problem).problem, by_queries, by_keys);

@@ -236,8 +236,7 @@ bool make_forward(const ForwardCall& call, ForwardParameters& parameters) {
 }  // namespace small
 
 bool small_covers(const ForwardCall& call) {
-  if (!matrix_covers(call) ||
-      !small::covers(call.problem, {&call.query, &call.key, &call.value, &call.output})) {
+  if (!small::covers(call.problem, {&call.query, &call.key, &call.value, &call.output})) {
     return false;
   }
   return small::with_variant<small::kForwardWarps, 0>(call.problem, call.dtype, [&](auto variant) {

@@ -1,9 +1,8 @@
 """Derivatives of the compiled operators: the first by na_backward, higher ones by the reference.
 
 :func:`register` attaches them to the operators, for torch.compile and direct callers. torch's transforms
-(torch.func) cannot use what is attached in that way, and it takes more time than the rest of a call.
-:func:`forward`, :func:`backward`, :func:`packed_forward` and :func:`packed_backward` are the operators for all
-uses.
+(torch.func) cannot use what is attached in that way, and it is slow beside a small call. :func:`forward`,
+:func:`backward`, :func:`packed_forward` and :func:`packed_backward` are the operators for all uses.
 """
 
 from collections.abc import Callable, Sequence
@@ -109,7 +108,7 @@ for _key in ('AutogradOther', 'AutogradNestedTensor', *AUTOCAST_KEYS):
     _DONE |= torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, _key))
 
 
-class _Forward(torch.autograd.Function):
+class _NaForward(torch.autograd.Function):
     """na_forward."""
 
     @staticmethod
@@ -125,7 +124,7 @@ class _Forward(torch.autograd.Function):
         return vmap_forward(forward, info, in_dims, *arguments)
 
 
-class _Backward(torch.autograd.Function):
+class _NaBackward(torch.autograd.Function):
     """na_backward."""
 
     @staticmethod
@@ -141,7 +140,7 @@ class _Backward(torch.autograd.Function):
         return vmap_backward(backward, info, in_dims, *arguments)
 
 
-class _PackedForward(torch.autograd.Function):
+class _NaPackedForward(torch.autograd.Function):
     """na_packed_forward."""
 
     @staticmethod
@@ -153,7 +152,7 @@ class _PackedForward(torch.autograd.Function):
     backward = staticmethod(_differentiate_packed_forward)
 
 
-class _PackedBackward(torch.autograd.Function):
+class _NaPackedBackward(torch.autograd.Function):
     """na_packed_backward."""
 
     @staticmethod
@@ -199,11 +198,12 @@ def _call(function: type[torch.autograd.Function], operator: Any, arguments: tup
     if torch.compiler.is_compiling() or torch._C._get_tracing_state():
         return operator(*arguments)
     if torch._C._are_functorch_transforms_active():
-        has_rules = function in (_Forward, _Backward) and is_transformed()
-        return function.apply(*arguments) if has_rules else operator(*arguments)
+        # The packed operators have no rule for vmap.
+        has_rules = function in (_NaForward, _NaBackward)
+        return function.apply(*arguments) if has_rules and is_transformed() else operator(*arguments)
     if torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
         # Function.apply itself would first inspect a signature, which takes as long as the rest.
-        return super(torch.autograd.Function, function).apply(*arguments)
+        return super(torch.autograd.Function, function).apply(*arguments)  # type: ignore[misc]
     return function.forward(*arguments)
 
 
@@ -222,34 +222,34 @@ def forward(
         Output and log-sum-exp.
     """
     arguments = query, key, value, rpb, kernel_size, dilation, scale
-    return _call(_Forward, torch.ops.natten_ops.na_forward, arguments)
+    return _call(_NaForward, torch.ops.natten_ops.na_forward, arguments)
 
 
 def backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """na_backward."""
-    return _call(_Backward, torch.ops.natten_ops.na_backward, arguments)
+    return _call(_NaBackward, torch.ops.natten_ops.na_backward, arguments)
 
 
 def packed_forward(*arguments: Any) -> tuple[Tensor, Tensor]:
     """na_packed_forward of tensors that autocast has cast; no torch.func transform may be active."""
-    return _call(_PackedForward, torch.ops.natten_ops.na_packed_forward, arguments)
+    return _call(_NaPackedForward, torch.ops.natten_ops.na_packed_forward, arguments)
 
 
 def packed_backward(*arguments: Any) -> tuple[Tensor, Tensor]:
     """na_packed_backward."""
-    return _call(_PackedBackward, torch.ops.natten_ops.na_packed_backward, arguments)
+    return _call(_NaPackedBackward, torch.ops.natten_ops.na_packed_backward, arguments)
 
 
 def register() -> None:
     """Attach derivatives and torch.vmap to the compiled operators."""
     for name, function in (
-        ('na_forward', _Forward),
-        ('na_backward', _Backward),
-        ('na_packed_forward', _PackedForward),
-        ('na_packed_backward', _PackedBackward),
+        ('na_forward', _NaForward),
+        ('na_backward', _NaBackward),
+        ('na_packed_forward', _NaPackedForward),
+        ('na_packed_backward', _NaPackedBackward),
     ):
         torch.library.register_autograd(
             f'natten_ops::{name}', function.backward, setup_context=function.setup_context
         )
-    torch.library.register_vmap('natten_ops::na_forward', _Forward.vmap)
-    torch.library.register_vmap('natten_ops::na_backward', _Backward.vmap)
+    torch.library.register_vmap('natten_ops::na_forward', _NaForward.vmap)
+    torch.library.register_vmap('natten_ops::na_backward', _NaBackward.vmap)

@@ -104,7 +104,7 @@ def random_problem(source: random.Random, dtype: torch.dtype) -> Problem:
         layouts = source.choices(('contiguous', 'fused'), k=4)
     else:
         layouts = source.choices(('contiguous', 'fused', 'transposed', 'sliced', 'expanded'), k=4)
-    rpb = source.choice((None, compute_type(dtype)))
+    rpb = source.choice((None, dtype, compute_type(dtype)))
     seed = source.randrange(1000)
     return Problem(batch, spatial, heads, head_dim, kernel_size, dilation, dtype, rpb, tuple(layouts), seed)
 
@@ -209,6 +209,37 @@ def test_small_windows(worker, spatial, kernel_size, dilation, head_dim, scale, 
             1, spatial, 2, head_dim, (kernel_size,) * 2, (dilation,) * 2, dtype, torch.float32, layouts
         )
         check(Kernels(worker, ORDERS[::2]), problem, scale)
+
+
+@pytest.mark.parametrize(
+    ('spatial', 'kernel_size', 'head_dim', 'scalar'),
+    [
+        ((18, 23), (7, 7), 32, False),  # for small windows
+        ((23, 9), (3, 3), 16, False),  # with axes exchanged
+        ((19, 17), (9, 4), 32, False),  # on tensor cores
+        ((9, 12), (5, 3), 20, True),
+        ((18, 17), (18, 17), 4, True),  # on a device with too little shared memory for tables
+    ],
+)
+@pytest.mark.parametrize('dtype', HALF, ids=str)
+def test_bias_in_half_precision(worker, spatial, kernel_size, head_dim, scalar, dtype):
+    """It gives the same as when it is widened to float32, and its gradient is that one rounded."""
+    problem = Problem(2, spatial, 2, head_dim, kernel_size, (1, 1), dtype, dtype)
+    (query, key, value, bias), grad = draw_inputs(problem)
+    query, key, value, bias = (tensor.detach() for tensor in (query, key, value, bias))
+    settings = (kernel_size, (1, 1), head_dim**-0.5)
+    kernels = Kernels(worker, scalar=scalar, capability=75 if scalar else 90)
+
+    def run(bias):
+        output, logsumexp = kernels.forward(query, key, value, bias, *settings)
+        grads = kernels.backward(grad, query, key, value, output, bias, logsumexp, *settings)
+        return [output, logsumexp, *grads]
+
+    *results, grad_bias = run(bias)
+    *wanted, wanted_bias = run(bias.float())
+    assert all(torch.equal(a, b) for a, b in zip(results, wanted, strict=True))
+    assert wanted_bias.dtype == torch.float32 and torch.equal(grad_bias, wanted_bias.to(dtype))
+    assert kernels.covered == (not scalar)
 
 
 NAN, INFINITY = float('nan'), float('inf')

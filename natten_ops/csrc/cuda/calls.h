@@ -7,25 +7,32 @@
 
 namespace natten_ops::cuda {
 
+// A bias or its gradient: contiguous (heads, bias_size), in the compute type (below) or in the
+// tensors' dtype. `data` is null if there is no bias.
+struct BiasView {
+  void* data;
+  Dtype dtype;
+};
+
 // Computed in double for float64, else in float: "compute type" below. All pointers are to the
 // device's memory.
 struct ForwardCall {
   Problem problem;
   Dtype dtype;
   TensorView query, key, value, output;
-  const void* bias;  // compute type, contiguous (heads, bias_size); or null
-  void* logsumexp;   // compute type, contiguous (batch, axis 0, axis 1, heads)
+  BiasView bias;
+  void* logsumexp;  // compute type, contiguous (batch, axis 0, axis 1, heads)
 };
 
 struct BackwardCall {
   Problem problem;
   Dtype dtype;
   TensorView grad_output, query, key, value, output;
-  const void* bias;       // as in the forward
+  BiasView bias;
   const void* logsumexp;  // as in the forward
   TensorView grad_query, grad_key, grad_value;
-  void* grad_bias;  // compute type, contiguous (heads, bias_size); null without a bias
-  void* scratch;    // backward_scratch bytes, 16-byte aligned, not initialized
+  BiasView grad_bias;
+  void* scratch;  // backward_scratch bytes, 16-byte aligned, not initialized
 };
 
 // Makes a device the current one, which all functions here are for. torch's choice of a device does

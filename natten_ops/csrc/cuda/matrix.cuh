@@ -21,6 +21,7 @@
 #include "device.h"
 // device.h comes first.
 #include "../window.h"
+#include "bias.cuh"
 #include "kernels.h"
 
 namespace natten_ops::cuda {
@@ -161,13 +162,14 @@ struct BiasTable {
     return static_cast<int>(problem.bias_size()) + 2 * margin(problem);
   }
   // Returns the address of the entry of offset -(kernel_size - 1).
-  static NATTEN_OPS_DEVICE const float* load(const Problem& problem, const void* bias, int head,
+  template <typename Element>
+  static NATTEN_OPS_DEVICE const float* load(const Problem& problem, const BiasView& bias, int head,
                                              float* shared) {
     const int entries = static_cast<int>(problem.bias_size());
-    const float* from = static_cast<const float*>(bias) + int64_t(head) * entries;
     for (int i = thread_index(); i < size(problem); i += kMatrixThreads) {
       const int entry = i - margin(problem);
-      shared[i] = bias && entry >= 0 && entry < entries ? from[entry] * kLog2e : 0.0f;
+      const bool has = bias.data && entry >= 0 && entry < entries;
+      shared[i] = has ? read_bias<Element>(bias, int64_t(head) * entries + entry) * kLog2e : 0.0f;
     }
     return shared + margin(problem);
   }

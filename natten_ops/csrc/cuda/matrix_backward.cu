@@ -45,7 +45,7 @@ int64_t region_bytes(const Tiling& tiling) {
 
 template <typename Variant>
 int64_t query_shared_bytes(const BackwardCall& call, const Tiling& tiling) {
-  const int64_t tables = call.grad_bias ? kMatrixWarps * call.problem.bias_size() : 0;
+  const int64_t tables = call.grad_bias.data ? kMatrixWarps * call.problem.bias_size() : 0;
   return region_bytes<Variant>(tiling) + (BiasTable::size(call.problem) + tables) * sizeof(float);
 }
 
@@ -141,7 +141,8 @@ matrix_query_kernel(const BackwardParameters parameters) {
   float* bias_memory = reinterpret_cast<float*>(values + tiling.region_tokens() * kDim);
   float* tables = bias_memory + BiasTable::size(problem);
   float* table = tables + thread_index() / 32 * bias_size;
-  const float* bias = BiasTable::load(problem, call.bias, head, bias_memory);
+  const float* bias =
+      BiasTable::load<typename Variant::Element>(problem, call.bias, head, bias_memory);
   if (parameters.block_sums) {
     for (int i = thread_index(); i < kMatrixWarps * bias_size; i += kMatrixThreads) tables[i] = 0;
   }
@@ -295,8 +296,8 @@ matrix_key_kernel(const BackwardParameters parameters) {
       deltas[row * pitch + column] = parameters.delta[from];
     }
   }
-  const float* bias =
-      BiasTable::load(problem, call.bias, tile.head, deltas + tiling.region_tokens());
+  const float* bias = BiasTable::load<typename Variant::Element>(problem, call.bias, tile.head,
+                                                                 deltas + tiling.region_tokens());
   copy_async_wait<0>();
   block_barrier();
 
@@ -362,7 +363,7 @@ bool make_tilings(const BackwardCall& call, Tiling& by_queries, Tiling& by_keys)
           [&](const Tiling& tiling) { return key_shared_bytes<Variant>(call, tiling); }, by_keys)) {
     return false;
   }
-  if (call.grad_bias) {
+  if (call.grad_bias.data) {
     const int64_t tile_bytes =
         int64_t(3) * by_queries.tile[0] * by_queries.tile[1] * problem.head_dim * 2;
     by_queries.tiles_per_block =
@@ -405,7 +406,7 @@ bool matrix_covers(const BackwardCall& call) {
 
 int64_t matrix_backward_scratch(const BackwardCall& call) {
   int64_t bytes = delta_bytes(call.problem);
-  if (!call.grad_bias) return bytes;
+  if (!call.grad_bias.data) return bytes;
   return with_backward_variant(call, [&](auto variant) {
     Tiling by_queries, by_keys;
     if (make_tilings<decltype(variant)>(call, by_queries, by_keys)) {
@@ -423,7 +424,7 @@ const char* matrix_backward(const BackwardCall& call, void* stream) {
     Tiling by_queries, by_keys;
     make_tilings<Variant>(call, by_queries, by_keys);
     BackwardParameters parameters{call, by_queries, static_cast<float*>(call.scratch), nullptr};
-    if (call.grad_bias) {
+    if (call.grad_bias.data) {
       parameters.block_sums =
           reinterpret_cast<float*>(static_cast<char*>(call.scratch) + delta_bytes(problem));
     }
@@ -434,9 +435,9 @@ const char* matrix_backward(const BackwardCall& call, void* stream) {
     parameters.tiling = by_keys;
     error = launch(matrix_key_kernel<Variant>, slots_of(problem, by_keys) * problem.heads,
                    kMatrixThreads, key_shared_bytes<Variant>(call, by_keys), stream, parameters);
-    if (error || !call.grad_bias) return error;
+    if (error || !call.grad_bias.data) return error;
     return sum_tables<float>(parameters.block_sums, slots, problem.heads * problem.bias_size(),
-                             static_cast<float*>(call.grad_bias), stream);
+                             call.grad_bias, stream);
   });
 }
 

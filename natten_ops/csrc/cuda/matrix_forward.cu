@@ -231,8 +231,9 @@ matrix_forward_kernel(const ForwardParameters parameters) {
   copy_async_commit();
   loaded.keys = keys;
   loaded.values = values;
-  loaded.bias = BiasTable::load(problem, call.bias, tile.head,
-                                reinterpret_cast<float*>(values + tiling.region_tokens() * kDim));
+  loaded.bias = BiasTable::load<typename Variant::Element>(
+      problem, call.bias, tile.head,
+      reinterpret_cast<float*>(values + tiling.region_tokens() * kDim));
   copy_async_wait<1>();
   block_barrier();
 

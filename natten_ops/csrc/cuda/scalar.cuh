@@ -19,6 +19,7 @@
 #include "device.h"
 // device.h comes first.
 #include "../window.h"
+#include "bias.cuh"
 #include "kernels.h"
 
 namespace natten_ops::cuda::scalar {
@@ -471,9 +472,9 @@ struct Walk {
   NATTEN_OPS_DEVICE int64_t entry_at(int further) const {
     return kOfQueries ? entry + further : entry - further;
   }
-  NATTEN_OPS_DEVICE T bias_log2(const T* bias, int further) const {
+  NATTEN_OPS_DEVICE T bias_log2(const BiasView& bias, int further) const {
     T number = 0;
-    if (bias && has(further)) number = bias[entry_at(further)];
+    if (bias.data && has(further)) number = read_bias<Element>(bias, entry_at(further));
     return number * T(kLog2e);
   }
 

@@ -33,13 +33,13 @@ struct Parameters {
   Problem problem;
   Units query_units, key_units;
   Strided grad_output, query, key, value, output, grad_query, grad_key, grad_value;
-  const void* bias;
+  BiasView bias;
   const void* logsumexp;
   void* numbers;            // contiguous (batch, axis 0, axis 1, heads) of Numbers
   int64_t number_steps[2];  // as Strided has them
   void* block_sums;         // contiguous (slots, heads, bias_size); null: no tables
   int slots;                // blocks of a head
-  void* grad_bias;
+  BiasView grad_bias;
 };
 
 // P and D of a query and key with that logit, in units of log2, and dP.
@@ -60,7 +60,7 @@ struct QueryGradients {
   static constexpr int kGroup = Variant::kGroup;
 
   Walk<typename Variant::Tokens, kGroup, kQueryRows, true> walk;
-  const T* bias;
+  const BiasView& bias;
   T queries[kQueryRows][kChannels], grad_outputs[kQueryRows][kChannels],
       sums[kQueryRows][kChannels];
   Numbers<T> numbers;   // of query `own`
@@ -70,8 +70,7 @@ struct QueryGradients {
   bool adds;            // whether this thread is the one that adds for query `own`
 
   NATTEN_OPS_DEVICE explicit QueryGradients(const Parameters& parameters)
-      : walk(parameters.problem, parameters.key, parameters.value),
-        bias(static_cast<const T*>(parameters.bias)) {}
+      : walk(parameters.problem, parameters.key, parameters.value), bias(parameters.bias) {}
 
   NATTEN_OPS_DEVICE void start(const Place<kGroup, kQueryRows>& place) {
     walk.start(place);
@@ -184,7 +183,7 @@ struct KeyGradients {
 
   const Parameters& parameters;
   Walk<typename Variant::Tokens, kGroup, kKeyRows, false> walk;
-  const T* bias;
+  const BiasView& bias;
   T keys[kKeyRows][kChannels], values[kKeyRows][kChannels];
   T key_sums[kKeyRows][kChannels], value_sums[kKeyRows][kChannels];
   const Numbers<T>* numbers;  // of the query that the walk is at
@@ -192,7 +191,7 @@ struct KeyGradients {
   NATTEN_OPS_DEVICE explicit KeyGradients(const Parameters& parameters)
       : parameters(parameters),
         walk(parameters.problem, parameters.query, parameters.grad_output),
-        bias(static_cast<const T*>(parameters.bias)) {}
+        bias(parameters.bias) {}
 
   NATTEN_OPS_DEVICE void start(const Place<kGroup, kKeyRows>& place) {
     walk.start(place);
@@ -302,7 +301,7 @@ scalar_entry_kernel(const Parameters parameters) {
             channel(parameters.grad_output, i0, i1, c) * channel(parameters.value, key0, key1, c);
       }
     }
-    T bias = parameters.bias ? static_cast<const T*>(parameters.bias)[block_index()] : T(0);
+    T bias = parameters.bias.data ? read_bias<Element>(parameters.bias, block_index()) : T(0);
     bias *= T(kLog2e);
     const T scaled = sum_over_group<kGroup>(logit) * static_cast<T>(problem.scale * kLog2e) + bias;
     const T grad = sum_over_group<kGroup>(grad_weight);
@@ -316,7 +315,7 @@ scalar_entry_kernel(const Parameters parameters) {
   block_barrier();
   if (thread_index() != 0) return;
   for (int other = 1; other < kGroups; ++other) sum += sums[other];
-  static_cast<T*>(parameters.grad_bias)[block_index()] = static_cast<T>(sum);
+  write_bias(parameters.grad_bias, block_index(), static_cast<T>(sum));
 }
 
 // ---- Memory ----
@@ -345,7 +344,7 @@ int64_t most_slots(const BackwardCall& call) {
   return slots < 1 ? 1 : slots > most ? most : slots;
 }
 
-bool has_grad_bias(const BackwardCall& call) { return call.bias || call.grad_bias; }
+bool has_grad_bias(const BackwardCall& call) { return call.bias.data || call.grad_bias.data; }
 
 }  // namespace
 
@@ -393,7 +392,7 @@ const char* scalar_backward(const BackwardCall& original, void* stream) {
     if (error) return error;
     int64_t slots = chunks;
     int64_t table_bytes = kThreads / V::kGroup * problem.bias_size() * int64_t(sizeof(T));
-    const bool has_tables = call.grad_bias && table_bytes <= shared_memory_limit();
+    const bool has_tables = call.grad_bias.data && table_bytes <= shared_memory_limit();
     if (has_tables) {
       // As many chunks for every block, but for the last.
       slots = divide_up(chunks, divide_up(chunks, most_slots(call)));
@@ -407,10 +406,10 @@ const char* scalar_backward(const BackwardCall& original, void* stream) {
     if (error) return error;
     error =
         launch(scalar_key_kernel<V>, key_chunks * problem.heads, kThreads, 0, stream, parameters);
-    if (error || !call.grad_bias) return error;
+    if (error || !call.grad_bias.data) return error;
     if (has_tables) {
-      return sum_tables(static_cast<T*>(parameters.block_sums), slots, entries,
-                        static_cast<T*>(call.grad_bias), stream);
+      return sum_tables(static_cast<T*>(parameters.block_sums), slots, entries, call.grad_bias,
+                        stream);
     }
     return launch(scalar_entry_kernel<typename V::Element>, entries, kThreads,
                   kThreads * sizeof(double), stream, parameters);

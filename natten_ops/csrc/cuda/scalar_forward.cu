@@ -22,7 +22,7 @@ struct Parameters {
   Problem problem;
   Units units;
   Strided query, key, value, output;
-  const void* bias;
+  BiasView bias;
   void* logsumexp;
 };
 
@@ -33,14 +33,13 @@ struct Attention {
   static constexpr int kGroup = Variant::kGroup;
 
   Walk<Tokens, kGroup, kRows, true> walk;
-  const T* bias;
+  const BiasView& bias;
   T queries[kRows][kChannels], sums[kRows][kChannels];
   // Of query `own`. Logits above `limit`, -inf before the first, move the base.
   T base, limit, total;
 
   NATTEN_OPS_DEVICE explicit Attention(const Parameters& parameters)
-      : walk(parameters.problem, parameters.key, parameters.value),
-        bias(static_cast<const T*>(parameters.bias)) {}
+      : walk(parameters.problem, parameters.key, parameters.value), bias(parameters.bias) {}
 
   NATTEN_OPS_DEVICE void start(const Place<kGroup, kRows>& place) {
     walk.start(place);

@@ -21,6 +21,7 @@
 
 #include <type_traits>
 
+#include "bias.cuh"
 #include "matrix.cuh"
 
 namespace natten_ops::cuda {
@@ -94,7 +95,7 @@ struct Common {
   Problem problem;
   Tiling tiling;
   Divisor heads, tiles[2], residues[2];
-  const float* bias;  // (heads, rows, columns), or null
+  BiasView bias;
   int bias_step[2];
   float log2_scale, inverse_scale;  // log2(e) times the scale, and its inverse, without their sign
   uint32_t signs;                   // flips the signs of two numbers if the scale is negative
@@ -239,12 +240,11 @@ constexpr int kPairNumbers = (2 * kSize - 1) * 16;
 // Makes the bias pair of two columns, `own`, and their partners; `begin` is the first column of the
 // products. `threads` threads do this together, and this is number `thread`. Row r of the pair is
 // for a partner that is r - (kSize - 1) rows after the token.
-template <int kSize, bool kOfQueries>
+template <typename V, bool kOfQueries>
 NATTEN_OPS_DEVICE void make_pair(const Common& common, int head, const int (&own)[2],
                                  const Span (&partners)[2], int begin, int thread, int threads,
                                  float* pair) {
-  constexpr int kOffsets = 2 * kSize - 1;
-  const float* bias = common.bias + (common.bias ? head * kOffsets * kOffsets : 0);
+  constexpr int kSize = V::kSize, kOffsets = 2 * kSize - 1;
   for (int i = thread; i < kPairNumbers<kSize>; i += threads) {
     const int e = i % 4 / 2, column = begin + i % 16 / 4 * 2 + i % 2;
     const Span span = e ? partners[1] : partners[0];
@@ -256,9 +256,10 @@ NATTEN_OPS_DEVICE void make_pair(const Common& common, int head, const int (&own
     float number = 0;
     if (column < span.first || column > span.last) {
       number = -INFINITY;
-    } else if (bias) {
-      number =
-          bias[down * common.bias_step[0] + across * common.bias_step[1]] * common.inverse_scale;
+    } else if (common.bias.data) {
+      const int entry =
+          head * kOffsets * kOffsets + down * common.bias_step[0] + across * common.bias_step[1];
+      number = read_bias<typename V::Element>(common.bias, entry) * common.inverse_scale;
     }
     pair[i] = number;
   }
@@ -290,8 +291,8 @@ NATTEN_OPS_DEVICE void make_centerd_pair(const Common& common, int head) {
   constexpr int kSize = V::kSize;
   const int own[2] = {kSize / 2, kSize / 2 + 1};
   const Span partners[2] = {{0, kSize - 1}, {1, kSize}};
-  make_pair<kSize, kOfQueries>(common, head, own, partners, 0, thread_index(), V::kThreads,
-                               centerd_pair());
+  make_pair<V, kOfQueries>(common, head, own, partners, 0, thread_index(), V::kThreads,
+                           centerd_pair());
   for (int i = thread_index(); i < 16 * V::kRows; i += V::kThreads) {
     rows_of_nothing<V>()[i] = -INFINITY;
   }
@@ -536,14 +537,15 @@ NATTEN_OPS_DEVICE void store_channel(const Common& common, const Plane<Element>&
 }
 
 // The logit, in units of log(2), of a product and a key so many rows and columns after the query.
-template <int kSize>
+template <typename V>
 NATTEN_OPS_DEVICE float logit_of(const Common& common, int head, float product, int down,
                                  int across) {
-  constexpr int kOffsets = 2 * kSize - 1;
+  constexpr int kSize = V::kSize, kOffsets = 2 * kSize - 1;
   float bias = 0;
-  if (common.bias) {
-    bias = common.bias[head * kOffsets * kOffsets + (down + kSize - 1) * common.bias_step[0] +
-                       (across + kSize - 1) * common.bias_step[1]];
+  if (common.bias.data) {
+    const int entry = head * kOffsets * kOffsets + (down + kSize - 1) * common.bias_step[0] +
+                      (across + kSize - 1) * common.bias_step[1];
+    bias = read_bias<typename V::Element>(common.bias, entry);
   }
   return (product * static_cast<float>(common.problem.scale) + bias) * kLog2e;
 }
@@ -684,7 +686,7 @@ struct Orientation {
                   sizeof(float));
   }
   // Fills in all but the tiling.
-  Common common(const void* bias) const {
+  Common common(const BiasView& bias) const {
     Common common;
     common.problem = problem;
     common.heads = Divisor(problem.heads);
@@ -693,7 +695,7 @@ struct Orientation {
       common.residues[axis] = Divisor(problem.dilation[axis]);
       common.bias_step[axis] = is_transposed == (axis == 0) ? 1 : entries;
     }
-    common.bias = static_cast<const float*>(bias);
+    common.bias = bias;
     common.log2_scale = static_cast<float>(magnitude(problem.scale) * kLog2e);
     common.inverse_scale = static_cast<float>(1 / magnitude(problem.scale));
     common.signs = problem.scale < 0 ? 0x80008000 : 0;

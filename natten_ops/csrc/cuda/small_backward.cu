@@ -200,7 +200,7 @@ NATTEN_OPS_DEVICE void visit_keys_carefully(const QueryParameters& parameters, u
         const float value = channel_of<V>(values, i - first_row, j - first_column);
         const float product = sum_of_warp(query * key);
         const float weight =
-            exp2_of(logit_of<V::kSize>(common, head, product, i - row, j - column) - logsumexp);
+            exp2_of(logit_of<V>(common, head, product, i - row, j - column) - logsumexp);
         grad_query += weight * (sum_of_warp(grad_output * value) - delta) * key;
       }
     }
@@ -318,8 +318,8 @@ small_query_kernel(const QueryParameters parameters) {
         const int own_columns[2] = {column, column + 1 < tile.end[1] ? column + 1 : column};
         const Span of_columns[2] = {partners<kSize, true>(own_columns[0], tile.count[1]),
                                     partners<kSize, true>(own_columns[1], tile.count[1])};
-        make_pair<kSize, true>(common, head, own_columns, of_columns, of_columns[0].first,
-                               thread_index() % 32, 32, own_pair<V>());
+        make_pair<V, true>(common, head, own_columns, of_columns, of_columns[0].first,
+                           thread_index() % 32, 32, own_pair<V>());
       }
       copy_async_wait<0>();
       block_barrier();
@@ -432,8 +432,8 @@ NATTEN_OPS_DEVICE void visit_queries_carefully(const KeyParameters& parameters, 
         const float grad_output = channel_of<V>(grad_outputs, i - first_row, j - first_column);
         const Two two = numbers_of<V>(queries, i - first_row)[j - first_column];
         const float product = sum_of_warp(query * key);
-        const float weight = exp2_of(
-            logit_of<V::kSize>(common, head, product, row - i, column - j) - two.numbers[0]);
+        const float weight =
+            exp2_of(logit_of<V>(common, head, product, row - i, column - j) - two.numbers[0]);
         grad_value += weight * grad_output;
         grad_key += weight * (sum_of_warp(grad_output * value) + two.numbers[1]) * query;
       }
@@ -616,8 +616,8 @@ small_key_kernel(const KeyParameters parameters) {
               if (left[e].first < done) left[e].first = done;
             }
             warp_barrier();
-            make_pair<kSize, false>(common, head, own.columns, left, begin, thread_index() % 32, 32,
-                                    own_pair<V>());
+            make_pair<V, false>(common, head, own.columns, left, begin, thread_index() % 32, 32,
+                                own_pair<V>());
             warp_barrier();
             made = done;
           }
@@ -680,7 +680,7 @@ int64_t small_backward_scratch(const BackwardCall& call) {
   Tiling by_queries, by_keys;
   const Problem problem = small::Orientation(call.problem).problem;
   int64_t bytes = small::delta_bytes(problem);
-  if (call.grad_bias && small::make_tilings(call, problem, by_queries, by_keys)) {
+  if (call.grad_bias.data && small::make_tilings(call, problem, by_queries, by_keys)) {
     bytes += slots_of(problem, by_queries) * problem.heads * problem.bias_size() * sizeof(float);
   }
   return bytes;
@@ -713,9 +713,9 @@ const char* small_backward(const BackwardCall& call, void* stream) {
           tensors[kDelta] = orientation.numbers(call.scratch);
         }
         query_parameters.block_sums =
-            call.grad_bias ? reinterpret_cast<float*>(static_cast<char*>(call.scratch) +
-                                                      small::delta_bytes(problem))
-                           : nullptr;
+            call.grad_bias.data ? reinterpret_cast<float*>(static_cast<char*>(call.scratch) +
+                                                           small::delta_bytes(problem))
+                                : nullptr;
         small::set_tiling(by_queries, query_parameters.common);
         const int64_t slots = slots_of(problem, by_queries);
         const char* error = launch(small::small_query_kernel<V>, slots * problem.heads, V::kThreads,
@@ -740,10 +740,9 @@ const char* small_backward(const BackwardCall& call, void* stream) {
         error = launch(small::small_key_kernel<KeyVariant>,
                        slots_of(problem, by_keys) * problem.heads, KeyVariant::kThreads,
                        small::key_bytes<KeyVariant>(by_keys), stream, key_parameters);
-        if (error || !call.grad_bias) return error;
+        if (error || !call.grad_bias.data) return error;
         return sum_tables<float>(query_parameters.block_sums, slots,
-                                 problem.heads * problem.bias_size(),
-                                 static_cast<float*>(call.grad_bias), stream);
+                                 problem.heads * problem.bias_size(), call.grad_bias, stream);
       });
 }
 

@@ -58,7 +58,7 @@ NATTEN_OPS_DEVICE void attend_carefully(const ForwardParameters& parameters, uin
         for (int j = across.first; j <= across.last; ++j) {
           const int at[2] = {i - first_row, j - first_column};
           const float product = sum_of_warp(query * channel_of<V>(keys, at[0], at[1]));
-          visit(at, logit_of<V::kSize>(common, head, product, i - row, j - own_column));
+          visit(at, logit_of<V>(common, head, product, i - row, j - own_column));
         }
       }
     };
@@ -128,8 +128,8 @@ small_forward_kernel(const ForwardParameters parameters) {
                                 partners<kSize, true>(own_columns[1], tile.count[1])};
     region_column = of_columns[0].first - columns.first;
     if (!is_centerd) {
-      make_pair<kSize, true>(common, head, own_columns, of_columns, of_columns[0].first,
-                             thread_index() % 32, 32, own_pair<V>());
+      make_pair<V, true>(common, head, own_columns, of_columns, of_columns[0].first,
+                         thread_index() % 32, 32, own_pair<V>());
     }
   }
   const float* pair = is_centerd ? centerd_pair() : own_pair<V>();

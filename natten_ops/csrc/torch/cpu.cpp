@@ -30,22 +30,21 @@ void scale_bias(const TensorInfo& rpb, const Tensor& bias) {
 
 // The bias as the kernels read it: in the compute type, times log2(e), followed by zeros for as
 // many lanes as a vector may have. None without a bias.
-std::optional<Tensor> kernel_bias(const std::optional<Tensor>& tensor, const TensorInfo& query) {
-  if (!tensor) return std::nullopt;
-  const TensorInfo rpb(*tensor);
-  Tensor bias = allocate(rpb, rpb.numel() + cpu::kMaxLanes, compute_type(query));
-  switch (dtype_of(rpb)) {
+std::optional<Tensor> kernel_bias(const std::optional<TensorInfo>& rpb, const TensorInfo& query) {
+  if (!rpb) return std::nullopt;
+  Tensor bias = allocate(query, rpb->numel() + cpu::kMaxLanes, compute_type(query));
+  switch (dtype_of(*rpb)) {
     case Dtype::kFloat32:
-      scale_bias<float, float>(rpb, bias);
+      scale_bias<float, float>(*rpb, bias);
       break;
     case Dtype::kFloat64:
-      scale_bias<double, double>(rpb, bias);
+      scale_bias<double, double>(*rpb, bias);
       break;
     case Dtype::kBFloat16:
-      scale_bias<torch::headeronly::BFloat16, float>(rpb, bias);
+      scale_bias<torch::headeronly::BFloat16, float>(*rpb, bias);
       break;
     case Dtype::kFloat16:
-      scale_bias<torch::headeronly::Half, float>(rpb, bias);
+      scale_bias<torch::headeronly::Half, float>(*rpb, bias);
       break;
   }
   return bias;
@@ -53,7 +52,7 @@ std::optional<Tensor> kernel_bias(const std::optional<Tensor>& tensor, const Ten
 
 struct CpuBackEnd {
   static void forward(const Problem& problem, const QueryKeyValue& inputs,
-                      const std::optional<Tensor>& rpb, const TensorInfo& output,
+                      const std::optional<TensorInfo>& rpb, const TensorInfo& output,
                       const TensorInfo& logsumexp) {
     const TensorInfo& query = inputs.query;
     const std::optional<Tensor> bias = kernel_bias(rpb, query);
@@ -72,7 +71,7 @@ struct CpuBackEnd {
   }
 
   static Tensor backward(const Problem& problem, const Tensor& grad_output,
-                         const QueryKeyValue& inputs, const std::optional<Tensor>& rpb,
+                         const QueryKeyValue& inputs, const std::optional<TensorInfo>& rpb,
                          const TensorInfo& /*output*/, const TensorInfo& logsumexp,
                          const QueryKeyValue& grads) {
     const TensorInfo& query = inputs.query;
@@ -100,10 +99,9 @@ struct CpuBackEnd {
     torch::stable::parallel_for(0, plan.units(problem), kGrain, [&](int64_t begin, int64_t end) {
       cpu::backward(call, begin, end);
     });
-    if (!rpb) return allocate(query, 0, compute_type(query));
+    if (!rpb) return allocate(query, 0, query.dtype);
 
-    const TensorInfo like(*rpb);
-    Tensor grad_bias = allocate(like, like.dim, like.sizes, compute_type(query));
+    Tensor grad_bias = allocate(query, rpb->dim, rpb->sizes, compute_type(query));
     if (compute_type(query) == ScalarType::Double) {
       cpu::sum_grad_bias<double>(call, static_cast<double*>(grad_bias.data_ptr()));
     } else {

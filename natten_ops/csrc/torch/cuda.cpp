@@ -55,45 +55,35 @@ void check_covered(const Problem& problem) {
                   "; na1d, na2d and na3d compute more with their reference");
 }
 
-// The bias as the kernels read it: in the compute type. None without a bias.
-std::optional<Tensor> kernel_bias(const std::optional<Tensor>& tensor, const TensorInfo& query) {
-  if (!tensor || tensor->scalar_type() == compute_type(query)) return tensor;
-  const TensorInfo rpb(*tensor);
-  Tensor bias = allocate(rpb, rpb.dim, rpb.sizes, compute_type(query));
-  torch::stable::copy_(bias, *tensor);
-  return bias;
-}
+constexpr cuda::BiasView kNoBias = {nullptr, Dtype::kFloat32};
+cuda::BiasView bias_view_of(const TensorInfo& bias) { return {bias.data, dtype_of(bias)}; }
 
 struct CudaBackEnd {
   static void forward(const Problem& problem, const QueryKeyValue& inputs,
-                      const std::optional<Tensor>& rpb, const TensorInfo& output,
+                      const std::optional<TensorInfo>& rpb, const TensorInfo& output,
                       const TensorInfo& logsumexp) {
     const TensorInfo& query = inputs.query;
     check_covered(problem);
     const CurrentDevice device(query);
-    const std::optional<Tensor> bias = kernel_bias(rpb, query);
     const cuda::ForwardCall call{problem,
                                  dtype_of(query),
                                  view_of(query),
                                  view_of(inputs.key),
                                  view_of(inputs.value),
                                  view_of(output),
-                                 bias ? bias->data_ptr() : nullptr,
+                                 rpb ? bias_view_of(*rpb) : kNoBias,
                                  logsumexp.data};
     check_cuda(cuda::forward(call, device.stream()));
   }
 
   static Tensor backward(const Problem& problem, const Tensor& grad_output,
-                         const QueryKeyValue& inputs, const std::optional<Tensor>& rpb,
+                         const QueryKeyValue& inputs, const std::optional<TensorInfo>& rpb,
                          const TensorInfo& output, const TensorInfo& logsumexp,
                          const QueryKeyValue& grads) {
     const TensorInfo& query = inputs.query;
     check_covered(problem);
     const CurrentDevice device(query);
-    const std::optional<Tensor> bias = kernel_bias(rpb, query);
-    Tensor grad_bias =
-        rpb ? allocate(query, rpb->dim(), TensorInfo(*rpb).sizes, compute_type(query))
-            : allocate(query, 0, compute_type(query));
+    Tensor grad_bias = rpb ? allocate_like(*rpb) : allocate(query, 0, query.dtype);
     if (query.numel() == 0) {
       torch::stable::zero_(grad_bias);
       return grad_bias;
@@ -106,12 +96,12 @@ struct CudaBackEnd {
                             view_of(inputs.key),
                             view_of(inputs.value),
                             view_of(output),
-                            bias ? bias->data_ptr() : nullptr,
+                            rpb ? bias_view_of(*rpb) : kNoBias,
                             logsumexp.data,
                             view_of(grads.query),
                             view_of(grads.key),
                             view_of(grads.value),
-                            rpb ? grad_bias.data_ptr() : nullptr,
+                            rpb ? bias_view_of(TensorInfo(grad_bias)) : kNoBias,
                             nullptr};
     cuda::Family family = cuda::family_of(call);
     std::optional<Tensor> copy;

@@ -2,14 +2,15 @@
 //
 // A back end is a struct with two static functions, which get checked arguments:
 //
-//   void forward(const Problem&, const QueryKeyValue& inputs, const std::optional<Tensor>& rpb,
+//   void forward(const Problem&, const QueryKeyValue& inputs, const std::optional<TensorInfo>& rpb,
 //                const TensorInfo& output, const TensorInfo& logsumexp);
 //     fills output and logsumexp;
 //
 //   Tensor backward(const Problem&, const Tensor& grad_output, const QueryKeyValue& inputs,
-//                   const std::optional<Tensor>& rpb, const TensorInfo& output,
+//                   const std::optional<TensorInfo>& rpb, const TensorInfo& output,
 //                   const TensorInfo& logsumexp, const QueryKeyValue& grads);
-//     fills grads, and returns the gradient of the bias in the compute type; empty without a bias.
+//     fills grads, and returns the gradient of the bias, in the bias' dtype or in the compute type;
+//     empty without a bias.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -31,11 +32,12 @@ inline std::optional<TensorInfo> info_of(const std::optional<Tensor>& tensor) {
 
 template <typename BackEnd>
 std::tuple<Tensor, Tensor> run_forward(const QueryKeyValue& inputs,
-                                       const std::optional<Tensor>& rpb,
+                                       const std::optional<Tensor>& rpb_tensor,
                                        const std::vector<int64_t>& kernel_size,
                                        const std::vector<int64_t>& dilation, double scale) {
   const TensorInfo& query = inputs.query;
-  const Problem problem = check_inputs(inputs, info_of(rpb), kernel_size, dilation, scale);
+  const std::optional<TensorInfo> rpb = info_of(rpb_tensor);
+  const Problem problem = check_inputs(inputs, rpb, kernel_size, dilation, scale);
   Tensor output = allocate_like(query);
   Tensor logsumexp = allocate(query, query.dim - 1, query.sizes, compute_type(query));
   BackEnd::forward(problem, inputs, rpb, TensorInfo(output), TensorInfo(logsumexp));
@@ -45,12 +47,14 @@ std::tuple<Tensor, Tensor> run_forward(const QueryKeyValue& inputs,
 // Fills the gradients of the inputs and returns that of the bias; empty without a bias.
 template <typename BackEnd>
 Tensor run_backward(const Tensor& grad_output, const QueryKeyValue& inputs,
-                    const std::optional<Tensor>& rpb, const Tensor& output, const Tensor& logsumexp,
-                    const std::vector<int64_t>& kernel_size, const std::vector<int64_t>& dilation,
-                    double scale, const QueryKeyValue& grads) {
+                    const std::optional<Tensor>& rpb_tensor, const Tensor& output,
+                    const Tensor& logsumexp, const std::vector<int64_t>& kernel_size,
+                    const std::vector<int64_t>& dilation, double scale,
+                    const QueryKeyValue& grads) {
   const TensorInfo& query = inputs.query;
   const TensorInfo output_info(output), logsumexp_info(logsumexp);
-  const Problem problem = check_inputs(inputs, info_of(rpb), kernel_size, dilation, scale);
+  const std::optional<TensorInfo> rpb = info_of(rpb_tensor);
+  const Problem problem = check_inputs(inputs, rpb, kernel_size, dilation, scale);
   check_like_query(output_info, query, "output");
   check_like_query(TensorInfo(grad_output), query, "grad_output");
   check_logsumexp(logsumexp_info, query);
@@ -58,7 +62,7 @@ Tensor run_backward(const Tensor& grad_output, const QueryKeyValue& inputs,
   Tensor grad_bias =
       BackEnd::backward(problem, grad_output, inputs, rpb, output_info, logsumexp_info, grads);
   const TensorInfo grad_info(grad_bias);
-  const ScalarType wanted = rpb ? rpb->scalar_type() : query.dtype;
+  const ScalarType wanted = rpb ? rpb->dtype : query.dtype;
   if (grad_info.dtype == wanted) return grad_bias;
   Tensor grad_rpb = allocate(grad_info, grad_info.dim, grad_info.sizes, wanted);
   torch::stable::copy_(grad_rpb, grad_bias);

@@ -76,7 +76,7 @@ def _memory(tensor: Tensor, *, strided: bool = True, result: bool = False) -> Me
     if strided:
         batch, *axes, head, channel = tensor.stride()
         stride = (batch, *_padded(axes, 0), head, channel)
-    return Memory(size * tensor.itemsize, tensor.data_ptr() % 16, stride, data)
+    return Memory(size * tensor.itemsize, tensor.data_ptr() % 16, stride, data, DTYPES[tensor.dtype])
 
 
 def _data(tensor: Tensor) -> bytes:
@@ -154,7 +154,7 @@ class Kernels:
         dilation: Sequence[int],
         scale: float,
     ) -> list[Tensor]:
-        """Output and log-sum-exp. The bias is in the compute type."""
+        """Output and log-sum-exp."""
         inputs = dict(query=query, key=key, value=value)
         if bias is not None:
             inputs['bias'] = bias.contiguous()
@@ -210,17 +210,15 @@ class _Attention(torch.autograd.Function):
         kernels: Kernels,
         rest: tuple,
     ) -> Tensor:
-        bias = None if rpb is None else rpb.to(_compute_type(query.dtype))
-        output, logsumexp = kernels.forward(query, key, value, bias, *rest)
-        ctx.save_for_backward(query, key, value, output, bias, logsumexp)
-        ctx.kernels, ctx.rest, ctx.rpb_dtype = kernels, rest, None if rpb is None else rpb.dtype
+        output, logsumexp = kernels.forward(query, key, value, rpb, *rest)
+        ctx.save_for_backward(query, key, value, output, rpb, logsumexp)
+        ctx.kernels, ctx.rest = kernels, rest
         return output
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         grads = ctx.kernels.backward(grad_output, *ctx.saved_tensors, *ctx.rest)
-        grad_rpb = grads[3].to(ctx.rpb_dtype) if len(grads) > 3 else None
-        return *grads[:3], grad_rpb, None, None
+        return *grads[:3], grads[3] if len(grads) > 3 else None, None, None
 
 
 def _compute_type(dtype: torch.dtype) -> torch.dtype:

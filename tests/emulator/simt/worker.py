@@ -26,13 +26,14 @@ class Memory:
     """What a tensor's elements lie in, from the first to the last.
 
     ``shift`` is the address modulo 16; ``stride`` is of (batch, axis 0, axis 1, heads, head_dim) in
-    elements, or None for memory without strides; ``data`` is None for a result.
+    elements, or None for memory without strides; ``data`` is None for a result; ``dtype`` is problem.h's.
     """
 
     size: int
     shift: int = 0
     stride: tuple[int, ...] | None = None
     data: bytes | None = None
+    dtype: int = 0
 
 
 @dataclasses.dataclass
@@ -88,6 +89,12 @@ class TensorView(ctypes.Structure):
     ]
 
 
+class BiasView(ctypes.Structure):
+    """As in csrc/cuda/calls.h."""
+
+    _fields_ = [('data', ctypes.c_void_p), ('dtype', ctypes.c_int)]
+
+
 class ForwardCall(ctypes.Structure):
     """As in csrc/cuda/calls.h."""
 
@@ -95,7 +102,7 @@ class ForwardCall(ctypes.Structure):
         ('problem', Problem),
         ('dtype', ctypes.c_int),
         *((name, TensorView) for name in ('query', 'key', 'value', 'output')),
-        ('bias', ctypes.c_void_p),
+        ('bias', BiasView),
         ('logsumexp', ctypes.c_void_p),
     ]
 
@@ -107,10 +114,10 @@ class BackwardCall(ctypes.Structure):
         ('problem', Problem),
         ('dtype', ctypes.c_int),
         *((name, TensorView) for name in ('grad_output', 'query', 'key', 'value', 'output')),
-        ('bias', ctypes.c_void_p),
+        ('bias', BiasView),
         ('logsumexp', ctypes.c_void_p),
         *((name, TensorView) for name in ('grad_query', 'grad_key', 'grad_value')),
-        ('grad_bias', ctypes.c_void_p),
+        ('grad_bias', BiasView),
         ('scratch', ctypes.c_void_p),
     ]
 
@@ -180,7 +187,8 @@ def make_call(
     for name, address in addresses.items():
         memory = request.memory[name]
         if memory.stride is None:
-            setattr(call, name, address)
+            is_bias = name in ('bias', 'grad_bias')
+            setattr(call, name, BiasView(address, memory.dtype) if is_bias else address)
             continue
         batch, axis0, axis1, head, channel = memory.stride
         if allocations.is_far(memory):

@@ -23,6 +23,7 @@ _LARGEST = 2**31 - 1
 
 
 def _is_usual(value: Any) -> bool:
+    """Whether this is one of the values that nearly all calls have, which need no further look."""
     return type(value) is int and 1 <= value <= _LARGEST
 
 
@@ -97,6 +98,7 @@ def check_tensors(query: Tensor, key: Tensor, value: Tensor, rank: int) -> None:
         ValueError: If shapes or devices do not fit, or a dimension other than the batch is empty.
     """
     dtype, device, shape = query.dtype, query.device, query.shape
+    # All at once, which takes less time; the loop says what does not hold.
     if (
         len(shape) == rank + 3
         and dtype in DTYPES
@@ -106,7 +108,6 @@ def check_tensors(query: Tensor, key: Tensor, value: Tensor, rank: int) -> None:
         and 0 not in shape[1:]
     ):
         return
-    # What follows finds what does not hold.
     for name, tensor in (('query', query), ('key', key), ('value', value)):
         if tensor.dim() != rank + 3:
             raise ValueError(

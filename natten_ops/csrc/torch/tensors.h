@@ -6,6 +6,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
 #include <cstdint>
 
 #include "../problem.h"
@@ -24,7 +25,7 @@ struct TensorInfo {
   ScalarType dtype;
   int32_t device_type, device_index;
   int64_t dim;
-  int64_t sizes[kMaxDim], strides[kMaxDim];  // of the first kMaxDim dimensions
+  int64_t sizes[kMaxDim], strides[kMaxDim];
 
   explicit TensorInfo(const Tensor& tensor) {
     const auto own_sizes = tensor.sizes(), own_strides = tensor.strides();
@@ -33,10 +34,10 @@ struct TensorInfo {
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor.get(), &device_type));
     device_index = tensor.get_device_index();
     dim = static_cast<int64_t>(own_sizes.size());
-    for (int64_t i = 0; i < dim && i < kMaxDim; ++i) {
-      sizes[i] = own_sizes[i];
-      strides[i] = own_strides[i];
-    }
+    STD_TORCH_CHECK(dim <= kMaxDim, "natten_ops: tensors must have at most ", kMaxDim,
+                    " dimensions, got ", dim);
+    std::copy(own_sizes.begin(), own_sizes.end(), sizes);
+    std::copy(own_strides.begin(), own_strides.end(), strides);
   }
 
   // Without dimension `axis`, at `index` of it.
@@ -146,7 +147,7 @@ struct QueryKeyValue {
       : query(slice(packed, 0)), key(slice(packed, 1)), value(slice(packed, 2)) {}
 
   static TensorInfo slice(const TensorInfo& packed, int64_t index) {
-    STD_TORCH_CHECK(packed.dim >= 5 && packed.dim <= kMaxDim && packed.sizes[packed.dim - 3] == 3,
+    STD_TORCH_CHECK(packed.dim >= 5 && packed.sizes[packed.dim - 3] == 3,
                     "natten_ops: qkv must be (B, ..., 3, heads, head_dim)");
     return packed.select(packed.dim - 3, index);
   }

@@ -52,6 +52,7 @@ def test_direct_callers_get_the_same_gradients(rpb):
     assert all(map(torch.equal, *results))
 
 
+@pytest.mark.filterwarnings('ignore:Converting a tensor')
 def test_trace_has_the_operator():
     inputs = small_inputs()
     traced = torch.jit.trace(fast, inputs, check_trace=False)

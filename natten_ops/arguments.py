@@ -22,6 +22,11 @@ DTYPES = (torch.float32, torch.float64, *HALF_DTYPES)
 _LARGEST = 2**31 - 1
 
 
+def _is_usual(value: Any) -> bool:
+    """Whether this is one of the values that nearly all calls have, which need no further look."""
+    return type(value) is int and 1 <= value <= _LARGEST
+
+
 def per_axis(name: str, value: int | Sequence[int], rank: int) -> tuple[int, ...]:
     """``value`` as one positive int per axis.
 
@@ -29,6 +34,11 @@ def per_axis(name: str, value: int | Sequence[int], rank: int) -> tuple[int, ...
         TypeError: If ``value`` is neither an int nor a sequence of ints.
         ValueError: If the number of entries is not ``rank``, or one is not in 1 to 2**31 - 1.
     """
+    # torch.compile would trace these as symbols; as constants they make far simpler graphs.
+    if _is_usual(value):
+        return (index(value),) * rank  # type: ignore[arg-type]
+    if type(value) is tuple and len(value) == rank and all(map(_is_usual, value)):
+        return tuple(map(index, value))
     values = (value,) * rank if isinstance(value, (int, torch.SymInt)) else value
     if not isinstance(values, Sequence) or any(
         isinstance(v, bool) or not isinstance(v, (int, torch.SymInt)) for v in values
@@ -36,8 +46,7 @@ def per_axis(name: str, value: int | Sequence[int], rank: int) -> tuple[int, ...
         raise TypeError(f'{name} must be an int or a tuple of {rank} ints, one per axis, got {value!r}')
     if len(values) != rank:
         raise ValueError(f'{name} must be an int or a tuple of {rank} ints, one per axis, got {value!r}')
-    # torch.compile would trace these as symbols; as constants they make far simpler graphs.
-    values = tuple(index(v) for v in values)
+    values = tuple(map(index, values))
     if any(v < 1 for v in values):
         raise ValueError(f'{name} must be positive, got {value!r}; use 1 or more')
     if any(v > _LARGEST for v in values):
@@ -52,7 +61,9 @@ def flags_per_axis(name: str, value: bool | Sequence[bool], rank: int) -> tuple[
         TypeError: If ``value`` is neither a bool nor a sequence of bools.
         ValueError: If the number of entries is not ``rank``.
     """
-    values = (value,) * rank if isinstance(value, bool) else value
+    if isinstance(value, bool):
+        return (value,) * rank
+    values = value
     if not isinstance(values, Sequence) or not all(isinstance(v, bool) for v in values):
         raise TypeError(f'{name} must be a bool or a tuple of {rank} bools, one per axis, got {value!r}')
     if len(values) != rank:
@@ -86,6 +97,17 @@ def check_tensors(query: Tensor, key: Tensor, value: Tensor, rank: int) -> None:
         TypeError: If the dtypes do not fit.
         ValueError: If shapes or devices do not fit, or a dimension other than the batch is empty.
     """
+    dtype, device, shape = query.dtype, query.device, query.shape
+    # All at once, which takes less time; the loop says what does not hold.
+    if (
+        len(shape) == rank + 3
+        and dtype in DTYPES
+        and dtype == key.dtype == value.dtype
+        and device == key.device == value.device
+        and shape == key.shape == value.shape
+        and 0 not in shape[1:]
+    ):
+        return
     for name, tensor in (('query', query), ('key', key), ('value', value)):
         if tensor.dim() != rank + 3:
             raise ValueError(
@@ -125,11 +147,11 @@ def check_padding(padding: Any) -> None:
         TypeError: If it is not a string.
         ValueError: If no border treatment has that name.
     """
+    if isinstance(padding, str) and padding in PADDINGS:
+        return
     names = ', '.join(repr(name) for name in PADDINGS)
-    if not isinstance(padding, str):
-        raise TypeError(f'padding must be one of {names}, got {padding!r}')
-    if padding not in PADDINGS:
-        raise ValueError(f'padding must be one of {names}, got {padding!r}')
+    error = ValueError if isinstance(padding, str) else TypeError
+    raise error(f'padding must be one of {names}, got {padding!r}')
 
 
 def check_window(
@@ -180,7 +202,7 @@ def check_rpb(rpb: Tensor, query: Tensor, kernel_size: Sequence[int]) -> None:
             too).
         ValueError: If shape or device do not fit.
     """
-    expected = (query.shape[-2], *(2 * k - 1 for k in kernel_size))
+    expected = (query.shape[-2], *[2 * k - 1 for k in kernel_size])
     if tuple(rpb.shape) != expected:
         raise ValueError(
             f'rpb must be (heads, 2 * kernel_size - 1, ...) = {expected} for kernel_size'

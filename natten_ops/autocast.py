@@ -13,6 +13,9 @@ from torch import Tensor
 
 from .arguments import HALF_DTYPES
 
+#: The dispatch keys of the rule.
+KEYS = ('AutocastCPU', 'AutocastCUDA')
+
 _CAST = (torch.float32, *HALF_DTYPES)
 
 
@@ -70,6 +73,6 @@ def _packed_forward(
 
 def register(library: torch.library.Library) -> None:
     """Attach the rule to the compiled forward; the backward gets what the forward saved, already cast."""
-    for key in ('AutocastCPU', 'AutocastCUDA'):
+    for key in KEYS:
         library.impl('na_forward', _forward, key)
         library.impl('na_packed_forward', _packed_forward, key)

@@ -1,7 +1,8 @@
 """Derivatives of the compiled operators: the first by na_backward, higher ones by the reference.
 
-:func:`register` attaches them to the operators, but torch's transforms (torch.func) cannot use what is
-attached in that way. :func:`forward` and :func:`backward` are the operators for all uses.
+:func:`register` attaches them to the operators, for torch.compile and direct callers. torch's transforms
+(torch.func) cannot use what is attached in that way, and it is slow beside a small call. :func:`forward`,
+:func:`backward`, :func:`packed_forward` and :func:`packed_backward` are the operators for all uses.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import torch.autograd.forward_ad as forward_mode
 from torch import Tensor
 from torch._guards import TracingContext
 
+from .autocast import KEYS as AUTOCAST_KEYS
 from .batching import vmap_backward, vmap_forward
 from .reference import neighborhood_attention_reference
 
@@ -19,10 +21,13 @@ from .reference import neighborhood_attention_reference
 def _save_for_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
     query, key, value, rpb, ctx.kernel_size, ctx.dilation, ctx.scale = inputs
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # no zeros in place of the log-sum-exp's
     ctx.save_for_backward(query, key, value, rpb, *output)
 
 
-def _differentiate_forward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple[Any, ...]:
+def _differentiate_forward(ctx: Any, grad_output: Tensor | None, _: None) -> tuple[Any, ...]:
+    if grad_output is None:
+        return (None,) * 7
     query, key, value, rpb, output, logsumexp = ctx.saved_tensors
     grads = backward(
         grad_output, query, key, value, rpb, output, logsumexp, ctx.kernel_size, ctx.dilation, ctx.scale
@@ -64,12 +69,15 @@ def _differentiate_backward(ctx: Any, *grad_grads: Tensor) -> tuple[Any, ...]:
 def _save_for_packed_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
     qkv, rpb, ctx.kernel_size, ctx.dilation, ctx.scale = inputs
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # no zeros in place of the log-sum-exp's
     ctx.save_for_backward(qkv, rpb, *output)
 
 
-def _differentiate_packed_forward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple[Any, ...]:
+def _differentiate_packed_forward(ctx: Any, grad_output: Tensor | None, _: None) -> tuple[Any, ...]:
+    if grad_output is None:
+        return (None,) * 5
     qkv, rpb, output, logsumexp = ctx.saved_tensors
-    grad_qkv, grad_rpb = torch.ops.natten_ops.na_packed_backward(
+    grad_qkv, grad_rpb = packed_backward(
         grad_output, qkv, rpb, output, logsumexp, ctx.kernel_size, ctx.dilation, ctx.scale
     )
     return grad_qkv, None if rpb is None else grad_rpb, None, None, None
@@ -94,12 +102,19 @@ def _differentiate_packed_backward(ctx: Any, *grad_grads: Tensor) -> tuple[Any, 
     return *second, *((None,) if rpb is None else ()), *(None,) * 5
 
 
-class _Forward(torch.autograd.Function):
-    """na_forward, for torch.func."""
+# What is left out if the kernels are called: autograd and autocast, whose work is then done.
+_DONE = torch._C.DispatchKeySet(torch._C.DispatchKey.AutogradFunctionality)
+for _key in ('AutogradOther', 'AutogradNestedTensor', *AUTOCAST_KEYS):
+    _DONE |= torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, _key))
+
+
+class _NaForward(torch.autograd.Function):
+    """na_forward."""
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
-        return torch.ops.natten_ops.na_forward(*arguments)
+        with torch._C._ExcludeDispatchKeyGuard(_DONE):
+            return torch.ops.natten_ops.na_forward.default(*arguments)
 
     setup_context = staticmethod(_save_for_forward)
     backward = staticmethod(_differentiate_forward)
@@ -109,12 +124,13 @@ class _Forward(torch.autograd.Function):
         return vmap_forward(forward, info, in_dims, *arguments)
 
 
-class _Backward(torch.autograd.Function):
-    """na_backward, for torch.func."""
+class _NaBackward(torch.autograd.Function):
+    """na_backward."""
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return torch.ops.natten_ops.na_backward(*arguments)
+        with torch._C._ExcludeDispatchKeyGuard(_DONE):
+            return torch.ops.natten_ops.na_backward.default(*arguments)
 
     setup_context = staticmethod(_save_for_backward)
     backward = staticmethod(_differentiate_backward)
@@ -122,6 +138,30 @@ class _Backward(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: Sequence[Any], *arguments: Any) -> tuple[Any, ...]:
         return vmap_backward(backward, info, in_dims, *arguments)
+
+
+class _NaPackedForward(torch.autograd.Function):
+    """na_packed_forward."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+        with torch._C._ExcludeDispatchKeyGuard(_DONE):
+            return torch.ops.natten_ops.na_packed_forward.default(*arguments)
+
+    setup_context = staticmethod(_save_for_packed_forward)
+    backward = staticmethod(_differentiate_packed_forward)
+
+
+class _NaPackedBackward(torch.autograd.Function):
+    """na_packed_backward."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+        with torch._C._ExcludeDispatchKeyGuard(_DONE):
+            return torch.ops.natten_ops.na_packed_backward.default(*arguments)
+
+    setup_context = staticmethod(_save_for_packed_backward)
+    backward = staticmethod(_differentiate_packed_backward)
 
 
 def supports_active_autograd() -> bool:
@@ -148,9 +188,23 @@ _is_differentiated_by_torch_func._dynamo_marked_constant = True  # type: ignore[
 
 def is_transformed() -> bool:
     """Whether a torch.func transform is active outside of torch.compile."""
-    if torch.compiler.is_compiling() or TracingContext.try_get() is not None:  # the latter: fake tensors
+    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
         return False
-    return torch._C._are_functorch_transforms_active()
+    return TracingContext.try_get() is None  # otherwise with fake tensors
+
+
+def _call(function: type[torch.autograd.Function], operator: Any, arguments: tuple[Any, ...]) -> Any:
+    """An operator with its derivative, in the way that what is active needs."""
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state():
+        return operator(*arguments)
+    if torch._C._are_functorch_transforms_active():
+        # The packed operators have no rule for vmap.
+        has_rules = function in (_NaForward, _NaBackward)
+        return function.apply(*arguments) if has_rules and is_transformed() else operator(*arguments)
+    if torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
+        # Function.apply itself would first inspect a signature, which takes as long as the rest.
+        return super(torch.autograd.Function, function).apply(*arguments)  # type: ignore[misc]
+    return function.forward(*arguments)
 
 
 def forward(
@@ -162,37 +216,40 @@ def forward(
     dilation: Sequence[int],
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """na_forward, also under torch.func.
+    """na_forward of tensors that autocast has cast.
 
     Returns:
         Output and log-sum-exp.
     """
-    call = _Forward.apply if is_transformed() else torch.ops.natten_ops.na_forward
-    return call(query, key, value, rpb, kernel_size, dilation, scale)
+    arguments = query, key, value, rpb, kernel_size, dilation, scale
+    return _call(_NaForward, torch.ops.natten_ops.na_forward, arguments)
 
 
 def backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """na_backward, also under torch.func."""
-    return (_Backward.apply if is_transformed() else torch.ops.natten_ops.na_backward)(*arguments)
+    """na_backward."""
+    return _call(_NaBackward, torch.ops.natten_ops.na_backward, arguments)
+
+
+def packed_forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+    """na_packed_forward of tensors that autocast has cast; no torch.func transform may be active."""
+    return _call(_NaPackedForward, torch.ops.natten_ops.na_packed_forward, arguments)
+
+
+def packed_backward(*arguments: Any) -> tuple[Tensor, Tensor]:
+    """na_packed_backward."""
+    return _call(_NaPackedBackward, torch.ops.natten_ops.na_packed_backward, arguments)
 
 
 def register() -> None:
     """Attach derivatives and torch.vmap to the compiled operators."""
-    torch.library.register_autograd(
-        'natten_ops::na_forward', _differentiate_forward, setup_context=_save_for_forward
-    )
-    torch.library.register_autograd(
-        'natten_ops::na_backward', _differentiate_backward, setup_context=_save_for_backward
-    )
-    torch.library.register_vmap('natten_ops::na_forward', _Forward.vmap)
-    torch.library.register_vmap('natten_ops::na_backward', _Backward.vmap)
-    torch.library.register_autograd(
-        'natten_ops::na_packed_forward',
-        _differentiate_packed_forward,
-        setup_context=_save_for_packed_forward,
-    )
-    torch.library.register_autograd(
-        'natten_ops::na_packed_backward',
-        _differentiate_packed_backward,
-        setup_context=_save_for_packed_backward,
-    )
+    for name, function in (
+        ('na_forward', _NaForward),
+        ('na_backward', _NaBackward),
+        ('na_packed_forward', _NaPackedForward),
+        ('na_packed_backward', _NaPackedBackward),
+    ):
+        torch.library.register_autograd(
+            f'natten_ops::{name}', function.backward, setup_context=function.setup_context
+        )
+    torch.library.register_vmap('natten_ops::na_forward', _NaForward.vmap)
+    torch.library.register_vmap('natten_ops::na_backward', _NaBackward.vmap)

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from . import autocast, dispatch
 from .arguments import (
+    DTYPES,
     check_padding,
     check_rpb,
     check_tensors,
@@ -17,7 +17,7 @@ from .arguments import (
     per_axis,
     scale_or_default,
 )
-from .derivatives import forward, is_transformed, supports_active_autograd
+from .derivatives import forward, is_transformed, packed_forward, supports_active_autograd
 from .reference import neighborhood_attention_reference
 from .windows import valid_range
 
@@ -99,11 +99,12 @@ def _neighborhood_attention(
         check_rpb(rpb, query, kernel_size)
     scale = scale_or_default(scale, query.shape[-1])
 
-    # A window of one key is the token itself, whatever the axis' other settings say.
-    dilation = tuple(1 if k == 1 else d for k, d in zip(kernel_size, dilation, strict=True))
-    is_causal = tuple(k > 1 and causal for k, causal in zip(kernel_size, is_causal, strict=True))
-    if all(k == 1 for k in kernel_size):
-        padding = 'shifted'
+    if 1 in kernel_size:
+        # A window of one key is the token itself, whatever the axis' other settings say.
+        dilation = tuple(1 if k == 1 else d for k, d in zip(kernel_size, dilation, strict=True))
+        is_causal = tuple(k > 1 and causal for k, causal in zip(kernel_size, is_causal, strict=True))
+        if all(k == 1 for k in kernel_size):
+            padding = 'shifted'
 
     folded = None
     if rank == 3 and 1 in kernel_size:
@@ -147,21 +148,23 @@ def packed_neighborhood_attention(
         ``(B, *spatial, heads, head_dim)``.
     """
     rank = len(kernel_size)
-    query = qkv.select(-3, 0)
     once, no = (1,) * rank, (False,) * rank
-    is_covered = dispatch.covers(query, kernel_size, once, dilation, no, 'shifted', dropout)
-    if not is_covered or not supports_active_autograd() or is_transformed():
+    shape = qkv.shape
+    # na1d to na3d say what is wrong with other tensors.
+    is_right = len(shape) == rank + 4 and qkv.dtype in DTYPES and 0 not in shape[1:]
+    # Device and head_dim, which this needs with padding shifted, are those of query.
+    is_covered = dispatch.covers(qkv, kernel_size, once, dilation, no, 'shifted', dropout)
+    if not (is_right and is_covered and supports_active_autograd()) or is_transformed():
         query, key, value = qkv.unbind(-3)
         return _neighborhood_attention(
             rank, query, key, value, kernel_size, 1, dilation, False, scale, rpb, 'shifted', dropout
         )  # fmt: skip
     qkv, _, _, rpb = autocast.cast(qkv, qkv, qkv, rpb)
-    check_tensors(query, query, query, rank)
-    check_window(query.shape[1:-2], kernel_size, once, dilation, 'shifted')
+    check_window(shape[1:-3], kernel_size, once, dilation, 'shifted')
     if rpb is not None:
-        check_rpb(rpb, qkv.select(-3, 0), kernel_size)
+        check_rpb(rpb, qkv, kernel_size)
         rpb = rpb.contiguous()
-    return torch.ops.natten_ops.na_packed_forward(qkv, rpb, kernel_size, dilation, scale)[0]
+    return packed_forward(qkv, rpb, kernel_size, dilation, scale)[0]
 
 
 def na1d(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -61,7 +62,7 @@ class _NeighborhoodAttention(nn.Module):
             # F.pad counts from the last dimension, which is the channels.
             x = F.pad(x, (0, 0, *(end for m in reversed(missing) for end in (0, m))))
         # The operator takes query, key and value as slices of this one projection.
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
+        qkv = torch.unflatten(self.qkv(x), -1, (3, self.num_heads, -1))
         dropout = self.attn_drop if self.training else 0.0
         x = packed_neighborhood_attention(
             qkv, self.kernel_size, self.dilation, self.scale, self.rpb, dropout

@@ -17,7 +17,7 @@ pytest.importorskip('mmengine')
 
 from measured_calls import MEGABYTE, KnownMemory, allocate, fail  # noqa: E402
 
-from benchmarks import models, ops, plot  # noqa: E402
+from benchmarks import host_time, models, ops, plot  # noqa: E402
 from benchmarks.lib import copies, operators, window_attention  # noqa: E402
 from benchmarks.lib.cases import Case  # noqa: E402
 from benchmarks.lib.devices import Cpu, Cuda, get_device  # noqa: E402
@@ -308,6 +308,7 @@ def test_operator_benchmark_needs_torch_only():
         (models, ['--image-size', '800'], '--image-size must be HxW'),
         (models, ['--image-size', '0x7'], "--image-size must be a positive int, got '0'"),
         (models, ['--unknown'], 'unrecognized arguments: --unknown'),
+        (host_time, ['--rounds', '0'], "--rounds must be a positive int, got '0'"),
     ],
 )
 def test_bad_options(tool, options, message, capsys, monkeypatch):
@@ -317,6 +318,16 @@ def test_bad_options(tool, options, message, capsys, monkeypatch):
     error = capsys.readouterr().err
     assert exit_.value.code == 2
     assert error.startswith('error: ') and message in error and error.count('\n') == 1
+
+
+def test_host_time(capsys):
+    host_time.main(['--kernel-size', '3', '5', '--rounds', '1'])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if ' forward' in line]
+    assert [row[0] for row in rows] == ['3'] * 6 + ['5'] * 6
+    assert [row[2] for row in rows] == list(host_time.COMPUTATIONS) * 4
+    for row in rows:
+        assert float(row[3]) > 0
+        assert (float(row[4]) == 1) == (row[2] == host_time.TORCH)
 
 
 def test_table_replaces_a_file_only_when_complete(tmp_path):

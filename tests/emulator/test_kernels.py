@@ -169,6 +169,25 @@ def test_matrix_kernels_of_older_devices(worker, dtype, capability):
 
 
 @pytest.mark.parametrize(
+    ('layouts', 'head_dim', 'dtype', 'helps'),
+    [
+        (('fused', 'fused', 'fused', 'sliced'), 32, torch.float16, True),
+        (('contiguous', 'contiguous', 'contiguous', 'sliced'), 8, torch.bfloat16, True),
+        (('contiguous', 'contiguous', 'sliced', 'sliced'), 32, torch.float16, False),
+        (('contiguous', 'contiguous', 'contiguous', 'sliced'), 3, torch.float16, False),
+        (('contiguous', 'contiguous', 'contiguous', 'sliced'), 32, torch.float32, False),
+    ],
+)
+def test_tensor_cores_wait_for_a_contiguous_gradient(worker, layouts, head_dim, dtype, helps):
+    """If only the gradient's strides keep a call from them, the caller copies it."""
+    problem = Problem(1, (9, 8), 1, head_dim, (3, 3), (1, 1), dtype, None, layouts)
+    kernels = Kernels(worker)
+    check(kernels, problem)
+    assert not kernels.covered
+    assert kernels.contiguous_gradient_helps == helps
+
+
+@pytest.mark.parametrize(
     ('spatial', 'kernel_size', 'dilation', 'head_dim', 'scale'),
     [
         ((7, 7), 7, 1, 32, None),  # no patch with centerd windows, by queries or keys

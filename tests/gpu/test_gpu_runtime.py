@@ -132,6 +132,14 @@ def test_bias_of_half_precision():
     assert_equal(*results)
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+def test_gradient_of_a_sum_takes_the_same_kernels(dtype):
+    """It is one number, expanded, which tensor cores cannot read: it is copied for them."""
+    inputs, grad = draw(problem(dtype))
+    summed = run(problem(dtype), inputs, torch.ones((), device='cuda', dtype=dtype).expand(grad.shape))
+    assert_equal(summed, run(problem(dtype), inputs, torch.ones_like(grad)))
+
+
 def test_out_of_memory_leaves_the_process_usable():
     inputs, grad = draw(problem(torch.float16))
     wanted = run(problem(torch.float16), inputs, grad)

@@ -37,6 +37,29 @@ def test_gradcheck(rpb):
     assert torch.autograd.gradgradcheck(fast, small_inputs(rpb, heads=1))
 
 
+@pytest.mark.parametrize('rpb', [True, False])
+def test_direct_callers_get_the_same_gradients(rpb):
+    """torch.library's registration and what na2d calls share the rules, but not the way to them."""
+
+    def direct(query, key, value, rpb=None):
+        return torch.ops.natten_ops.na_forward(query, key, value, rpb, *WINDOW, 0.7)[0]
+
+    results = []
+    for function in (fast, direct):
+        tensors = small_inputs(rpb)
+        output = function(*tensors)
+        results.append([output, *torch.autograd.grad(output.square().sum(), tensors)])
+    assert all(map(torch.equal, *results))
+
+
+@pytest.mark.filterwarnings('ignore:Converting a tensor')
+def test_trace_has_the_operator():
+    inputs = small_inputs()
+    traced = torch.jit.trace(fast, inputs, check_trace=False)
+    assert 'natten_ops::na_forward' in [node.kind() for node in traced.inlined_graph.nodes()]
+    assert traced(*inputs).requires_grad
+
+
 def test_third_derivative():
     results = []
     for function in (fast, slow):

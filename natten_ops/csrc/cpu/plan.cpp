@@ -17,7 +17,7 @@ int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 // A block of columns is so narrow that a thread's row buffers stay in its cache, but so wide that
 // the columns beyond its borders, which neighboring blocks read too, are few. A chunk has about
 // chunk_rows rows, so that the rows beyond its borders are few, but there are enough chunks for all
-// threads.
+// threads if there are several.
 Plan make_plan(const Problem& problem, int64_t cache_bytes, int64_t bytes_per_column,
                int64_t slab_rows, int64_t chunk_rows, int64_t threads) {
   Plan plan;
@@ -34,7 +34,7 @@ Plan make_plan(const Problem& problem, int64_t cache_bytes, int64_t bytes_per_co
   plan.slabs = divide_up(rows, slab_rows);
   const int64_t others = std::max<int64_t>(
       problem.batch * problem.dilation[0] * plan.column_blocks * problem.heads, 1);
-  const int64_t needed = divide_up(4 * threads, others);
+  const int64_t needed = threads > 1 ? divide_up(4 * threads, others) : 1;
   plan.chunks = std::min(plan.slabs, std::max(divide_up(rows, chunk_rows), needed));
   return plan;
 }

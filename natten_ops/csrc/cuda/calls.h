@@ -35,12 +35,26 @@ struct BackwardCall {
   void* scratch;  // backward_scratch bytes, 16-byte aligned, not initialized
 };
 
-// Bytes of scratch memory that the backward needs; call.scratch need not be set yet.
-int64_t backward_scratch(const BackwardCall& call);
+// Makes a device the current one, which all functions here are for. torch's choice of a device does
+// not reach the CUDA runtime that this library is linked with. Returns null, or an error message.
+const char* use_device(int device);
+
+// The families of kernels, see kernels.h.
+enum class Family { kScalar, kMatrix, kSmall };
+
+// The family that computes a call. Scratch memory need not be there yet.
+Family family_of(const ForwardCall& call);
+Family family_of(const BackwardCall& call);
+
+// Whether tensor cores would compute a call for the scalar kernels if grad_output were contiguous.
+bool contiguous_gradient_helps(const BackwardCall& call);
+
+// Bytes of scratch memory that the backward needs.
+int64_t backward_scratch(const BackwardCall& call, Family family);
 
 // Launch the kernels on a stream (a cudaStream_t) of the current device, without waiting for them.
 // Return null, or an error message.
 const char* forward(const ForwardCall& call, void* stream);
-const char* backward(const BackwardCall& call, void* stream);
+const char* backward(const BackwardCall& call, Family family, void* stream);
 
 }  // namespace natten_ops::cuda

@@ -11,6 +11,10 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <map>
+#include <mutex>
+#include <set>
+#include <utility>
 
 #define NATTEN_OPS_DEVICE __device__ __forceinline__
 #define NATTEN_OPS_HOST_DEVICE __host__ __device__ __forceinline__
@@ -235,39 +239,75 @@ NATTEN_OPS_DEVICE void multiply_add(float (&sum)[4], const uint32_t (&a)[4], uin
 #endif
 }
 
-// 10 times the major, plus the minor compute capability of the current device; 0 without one.
-inline int compute_capability() {
-  int device = 0, major = 0, minor = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) != cudaSuccess) {
-    return 0;
-  }
-  return 10 * major + minor;
+// Null, or the error in words. The runtime forgets it, or else the next launch would report it.
+inline const char* words_of(cudaError_t error) {
+  if (error == cudaSuccess) return nullptr;
+  cudaGetLastError();
+  return cudaGetErrorString(error);
 }
 
-// Most bytes of shared memory that a block of the current device can have.
-inline int64_t shared_memory_limit() {
-  int device = 0, bytes = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
-          cudaSuccess) {
-    return 48 << 10;
-  }
-  return bytes;
+// Makes a device the current one of the calling thread. The runtime that this library is linked
+// with is not torch's, so that torch's choice need not hold here. Returns null, or the error in
+// words.
+inline const char* set_device(int device) {
+  int current = 0;
+  const char* error = words_of(cudaGetDevice(&current));
+  return error || current == device ? error : words_of(cudaSetDevice(device));
 }
+
+struct DeviceProperties {
+  int capability = 0;
+  int64_t shared_memory = 48 << 10, shared_memory_of_multiprocessor = 64 << 10;
+};
+
+// Those of the current device, which are asked for once; these defaults without one.
+inline DeviceProperties device_properties() {
+  static std::mutex mutex;
+  static std::map<int, DeviceProperties> known;
+  int device = 0, major = 0, minor = 0, block = 0, multiprocessor = 0;
+  if (words_of(cudaGetDevice(&device))) return {};
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto found = known.find(device);
+  if (found != known.end()) return found->second;
+  const auto ask = [&](int& number, cudaDeviceAttr attribute) {
+    return !words_of(cudaDeviceGetAttribute(&number, attribute, device));
+  };
+  if (!ask(major, cudaDevAttrComputeCapabilityMajor) ||
+      !ask(minor, cudaDevAttrComputeCapabilityMinor) ||
+      !ask(block, cudaDevAttrMaxSharedMemoryPerBlockOptin) ||
+      !ask(multiprocessor, cudaDevAttrMaxSharedMemoryPerMultiprocessor)) {
+    return {};
+  }
+  return known[device] = {10 * major + minor, block, multiprocessor};
+}
+
+// 10 times the major, plus the minor compute capability of the current device; 0 without one.
+inline int compute_capability() { return device_properties().capability; }
+
+// Most bytes of shared memory that a block of the current device can have.
+inline int64_t shared_memory_limit() { return device_properties().shared_memory; }
 
 // Bytes that the blocks of one multiprocessor share, each of which takes kReservedShared more than
 // it was launched with.
 constexpr int64_t kReservedShared = 1024;
 inline int64_t shared_memory_of_multiprocessor() {
-  int device = 0, bytes = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device) !=
-          cudaSuccess) {
-    return 64 << 10;
-  }
-  return bytes;
+  return device_properties().shared_memory_of_multiprocessor;
+}
+
+// Lets a kernel take all shared memory of the current device, which is set once. It is always the
+// same number: threads may launch the kernel with different sizes at one time.
+inline const char* allow_shared_memory(const void* kernel) {
+  static std::mutex mutex;
+  static std::set<std::pair<const void*, int>> allowed;
+  int device = 0;
+  if (const char* error = words_of(cudaGetDevice(&device))) return error;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (allowed.count({kernel, device})) return nullptr;
+  const char* error =
+      words_of(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    static_cast<int>(shared_memory_limit())));
+  if (!error) allowed.insert({kernel, device});
+  return error;
 }
 
 // Puts kernel(arguments...) on the stream: `blocks` blocks (1 to 2^31 - 1) of `threads` threads
@@ -276,19 +316,12 @@ template <typename... Parameters, typename... Arguments>
 const char* launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
                    void* stream, const Arguments&... arguments) {
   if (shared_bytes > (48 << 10)) {
-    // Always the same number: threads may launch the kernel with different sizes at one time.
-    const cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(shared_memory_limit()));
-    if (error != cudaSuccess) {
-      cudaGetLastError();
-      return cudaGetErrorString(error);
-    }
+    const char* error = allow_shared_memory(reinterpret_cast<const void*>(kernel));
+    if (error) return error;
   }
   kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes,
            static_cast<cudaStream_t>(stream)>>>(arguments...);
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+  return words_of(cudaGetLastError());
 }
 
 }  // namespace natten_ops::cuda

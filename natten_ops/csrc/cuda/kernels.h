@@ -14,7 +14,7 @@ const char* scalar_backward(const BackwardCall& call, void* stream);
 int64_t scalar_backward_scratch(const BackwardCall& call);
 
 // On tensor cores: float16 and bfloat16, head_dim a multiple of 8 up to kMatrixMaxHeadDim, channels
-// side by side and tokens 16-byte aligned.
+// side by side and tokens 16-byte aligned, a scale that is not nearly zero.
 constexpr int64_t kMatrixMaxHeadDim = 128;
 bool matrix_covers(const ForwardCall& call);
 bool matrix_covers(const BackwardCall& call);
@@ -23,7 +23,7 @@ const char* matrix_backward(const BackwardCall& call, void* stream);
 int64_t matrix_backward_scratch(const BackwardCall& call);
 
 // On tensor cores, faster: what the matrix kernels cover with windows of 3, 5 or 7 keys on both
-// axes, head_dim up to 32 and a scale that is not zero.
+// axes and head_dim up to 32.
 bool small_covers(const ForwardCall& call);
 bool small_covers(const BackwardCall& call);
 const char* small_forward(const ForwardCall& call, void* stream);

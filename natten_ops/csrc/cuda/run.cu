@@ -10,26 +10,60 @@ bool is_empty(const Problem& problem) {
   return problem.batch * problem.length[0] * problem.length[1] == 0;
 }
 
+template <typename Call>
+Family choose(const Call& call) {
+  if (small_covers(call)) return Family::kSmall;
+  return matrix_covers(call) ? Family::kMatrix : Family::kScalar;
+}
+
 }  // namespace
 
-int64_t backward_scratch(const BackwardCall& call) {
-  const int64_t scalar = scalar_backward_scratch(call);
-  const int64_t matrix = matrix_covers(call) ? matrix_backward_scratch(call) : 0;
-  const int64_t small = small_covers(call) ? small_backward_scratch(call) : 0;
-  const int64_t most = matrix > small ? matrix : small;
-  return scalar > most ? scalar : most;
+const char* use_device(int device) { return set_device(device); }
+
+Family family_of(const ForwardCall& call) { return choose(call); }
+Family family_of(const BackwardCall& call) { return choose(call); }
+
+bool contiguous_gradient_helps(const BackwardCall& call) {
+  const Problem& problem = call.problem;
+  BackwardCall copied = call;
+  const int64_t token = problem.heads * problem.head_dim, row = problem.length[1] * token;
+  copied.grad_output = {nullptr, problem.length[0] * row, {row, token}, problem.head_dim, 1};
+  return family_of(copied) != Family::kScalar;
+}
+
+int64_t backward_scratch(const BackwardCall& call, Family family) {
+  switch (family) {
+    case Family::kSmall:
+      return small_backward_scratch(call);
+    case Family::kMatrix:
+      return matrix_backward_scratch(call);
+    default:
+      return scalar_backward_scratch(call);
+  }
 }
 
 const char* forward(const ForwardCall& call, void* stream) {
   if (is_empty(call.problem)) return nullptr;
-  if (small_covers(call)) return small_forward(call, stream);
-  return matrix_covers(call) ? matrix_forward(call, stream) : scalar_forward(call, stream);
+  switch (family_of(call)) {
+    case Family::kSmall:
+      return small_forward(call, stream);
+    case Family::kMatrix:
+      return matrix_forward(call, stream);
+    default:
+      return scalar_forward(call, stream);
+  }
 }
 
-const char* backward(const BackwardCall& call, void* stream) {
+const char* backward(const BackwardCall& call, Family family, void* stream) {
   if (is_empty(call.problem)) return nullptr;
-  if (small_covers(call)) return small_backward(call, stream);
-  return matrix_covers(call) ? matrix_backward(call, stream) : scalar_backward(call, stream);
+  switch (family) {
+    case Family::kSmall:
+      return small_backward(call, stream);
+    case Family::kMatrix:
+      return matrix_backward(call, stream);
+    default:
+      return scalar_backward(call, stream);
+  }
 }
 
 }  // namespace natten_ops::cuda

@@ -9,7 +9,6 @@
 
 #include <cstdint>
 #include <optional>
-#include <vector>
 
 #include "../cuda/calls.h"
 #include "../cuda/errors.h"
@@ -25,15 +24,29 @@ extern "C" AOTI_TORCH_EXPORT AOTITorchError aoti_torch_get_current_cuda_stream(i
 namespace natten_ops {
 namespace {
 
-void* current_stream(const Tensor& query) {
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(query.get_device_index(), &stream));
-  return stream;
-}
-
 void check_cuda(const char* error) {
   STD_TORCH_CHECK(error == nullptr, "natten_ops: ", cuda::explain(error));
 }
+
+// Makes the device of a tensor the current one, in torch and in the kernels' runtime. torch's guard
+// gives torch its own back; the kernels' runtime has no other use.
+class CurrentDevice {
+ public:
+  explicit CurrentDevice(const TensorInfo& query)
+      : index_(query.device_index), guard_(query.device_index) {
+    check_cuda(cuda::use_device(index_));
+  }
+
+  void* stream() const {
+    void* stream = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index_, &stream));
+    return stream;
+  }
+
+ private:
+  int32_t index_;
+  torch::stable::accelerator::DeviceGuard guard_;
+};
 
 void check_covered(const Problem& problem) {
   STD_TORCH_CHECK(problem.head_dim <= cuda::kScalarMaxHeadDim,
@@ -43,15 +56,15 @@ void check_covered(const Problem& problem) {
 }
 
 constexpr cuda::BiasView kNoBias = {nullptr, Dtype::kFloat32};
-cuda::BiasView bias_view_of(const Tensor& bias) { return {bias.data_ptr(), dtype_of(bias)}; }
+cuda::BiasView bias_view_of(const TensorInfo& bias) { return {bias.data, dtype_of(bias)}; }
 
 struct CudaBackEnd {
   static void forward(const Problem& problem, const QueryKeyValue& inputs,
-                      const std::optional<Tensor>& rpb, const Tensor& output,
-                      const Tensor& logsumexp) {
-    const Tensor& query = inputs.query;
+                      const std::optional<TensorInfo>& rpb, const TensorInfo& output,
+                      const TensorInfo& logsumexp) {
+    const TensorInfo& query = inputs.query;
     check_covered(problem);
-    const torch::stable::accelerator::DeviceGuard guard(query.get_device_index());
+    const CurrentDevice device(query);
     const cuda::ForwardCall call{problem,
                                  dtype_of(query),
                                  view_of(query),
@@ -59,39 +72,49 @@ struct CudaBackEnd {
                                  view_of(inputs.value),
                                  view_of(output),
                                  rpb ? bias_view_of(*rpb) : kNoBias,
-                                 logsumexp.data_ptr()};
-    check_cuda(cuda::forward(call, current_stream(query)));
+                                 logsumexp.data};
+    check_cuda(cuda::forward(call, device.stream()));
   }
 
   static Tensor backward(const Problem& problem, const Tensor& grad_output,
-                         const QueryKeyValue& inputs, const std::optional<Tensor>& rpb,
-                         const Tensor& output, const Tensor& logsumexp,
+                         const QueryKeyValue& inputs, const std::optional<TensorInfo>& rpb,
+                         const TensorInfo& output, const TensorInfo& logsumexp,
                          const QueryKeyValue& grads) {
-    const Tensor& query = inputs.query;
+    const TensorInfo& query = inputs.query;
     check_covered(problem);
-    const torch::stable::accelerator::DeviceGuard guard(query.get_device_index());
-    Tensor grad_bias = rpb ? allocate(*rpb, sizes_of(*rpb)) : allocate(query, {0});
+    const CurrentDevice device(query);
+    Tensor grad_bias = rpb ? allocate_like(*rpb) : allocate(query, 0, query.dtype);
     if (query.numel() == 0) {
       torch::stable::zero_(grad_bias);
       return grad_bias;
     }
+    const TensorInfo gradient(grad_output);
     cuda::BackwardCall call{problem,
                             dtype_of(query),
-                            view_of(grad_output),
+                            view_of(gradient),
                             view_of(query),
                             view_of(inputs.key),
                             view_of(inputs.value),
                             view_of(output),
                             rpb ? bias_view_of(*rpb) : kNoBias,
-                            logsumexp.data_ptr(),
+                            logsumexp.data,
                             view_of(grads.query),
                             view_of(grads.key),
                             view_of(grads.value),
-                            rpb ? bias_view_of(grad_bias) : kNoBias,
+                            rpb ? bias_view_of(TensorInfo(grad_bias)) : kNoBias,
                             nullptr};
-    const Tensor scratch = allocate(query, {cuda::backward_scratch(call)}, ScalarType::Byte);
+    cuda::Family family = cuda::family_of(call);
+    std::optional<Tensor> copy;
+    if (family == cuda::Family::kScalar && cuda::contiguous_gradient_helps(call)) {
+      // output.sum().backward() gives one number, expanded, which tensor cores cannot read.
+      copy = allocate_like(gradient);
+      torch::stable::copy_(*copy, grad_output);
+      call.grad_output = view_of(TensorInfo(*copy));
+      family = cuda::family_of(call);
+    }
+    const Tensor scratch = allocate(query, cuda::backward_scratch(call, family), ScalarType::Byte);
     call.scratch = scratch.data_ptr();
-    check_cuda(cuda::backward(call, current_stream(query)));
+    check_cuda(cuda::backward(call, family, device.stream()));
     return grad_bias;
   }
 };

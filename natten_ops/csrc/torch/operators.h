@@ -2,13 +2,13 @@
 //
 // A back end is a struct with two static functions, which get checked arguments:
 //
-//   void forward(const Problem&, const QueryKeyValue& inputs, const std::optional<Tensor>& rpb,
-//                const Tensor& output, const Tensor& logsumexp);
+//   void forward(const Problem&, const QueryKeyValue& inputs, const std::optional<TensorInfo>& rpb,
+//                const TensorInfo& output, const TensorInfo& logsumexp);
 //     fills output and logsumexp;
 //
 //   Tensor backward(const Problem&, const Tensor& grad_output, const QueryKeyValue& inputs,
-//                   const std::optional<Tensor>& rpb, const Tensor& output,
-//                   const Tensor& logsumexp, const QueryKeyValue& grads);
+//                   const std::optional<TensorInfo>& rpb, const TensorInfo& output,
+//                   const TensorInfo& logsumexp, const QueryKeyValue& grads);
 //     fills grads, and returns the gradient of the bias, in the bias' dtype or in the compute type;
 //     empty without a bias.
 #pragma once
@@ -26,37 +26,45 @@
 
 namespace natten_ops {
 
+inline std::optional<TensorInfo> info_of(const std::optional<Tensor>& tensor) {
+  return tensor ? std::optional<TensorInfo>(*tensor) : std::nullopt;
+}
+
 template <typename BackEnd>
 std::tuple<Tensor, Tensor> run_forward(const QueryKeyValue& inputs,
-                                       const std::optional<Tensor>& rpb,
+                                       const std::optional<Tensor>& rpb_tensor,
                                        const std::vector<int64_t>& kernel_size,
                                        const std::vector<int64_t>& dilation, double scale) {
-  const Tensor& query = inputs.query;
+  const TensorInfo& query = inputs.query;
+  const std::optional<TensorInfo> rpb = info_of(rpb_tensor);
   const Problem problem = check_inputs(inputs, rpb, kernel_size, dilation, scale);
-  std::vector<int64_t> sizes = sizes_of(query);
-  Tensor output = allocate(query, sizes);
-  sizes.pop_back();
-  Tensor logsumexp = allocate(query, sizes, compute_type(query));
-  BackEnd::forward(problem, inputs, rpb, output, logsumexp);
+  Tensor output = allocate_like(query);
+  Tensor logsumexp = allocate(query, query.dim - 1, query.sizes, compute_type(query));
+  BackEnd::forward(problem, inputs, rpb, TensorInfo(output), TensorInfo(logsumexp));
   return {output, logsumexp};
 }
 
 // Fills the gradients of the inputs and returns that of the bias; empty without a bias.
 template <typename BackEnd>
 Tensor run_backward(const Tensor& grad_output, const QueryKeyValue& inputs,
-                    const std::optional<Tensor>& rpb, const Tensor& output, const Tensor& logsumexp,
-                    const std::vector<int64_t>& kernel_size, const std::vector<int64_t>& dilation,
-                    double scale, const QueryKeyValue& grads) {
-  const Tensor& query = inputs.query;
+                    const std::optional<Tensor>& rpb_tensor, const Tensor& output,
+                    const Tensor& logsumexp, const std::vector<int64_t>& kernel_size,
+                    const std::vector<int64_t>& dilation, double scale,
+                    const QueryKeyValue& grads) {
+  const TensorInfo& query = inputs.query;
+  const TensorInfo output_info(output), logsumexp_info(logsumexp);
+  const std::optional<TensorInfo> rpb = info_of(rpb_tensor);
   const Problem problem = check_inputs(inputs, rpb, kernel_size, dilation, scale);
-  check_like_query(output, query, "output");
-  check_like_query(grad_output, query, "grad_output");
-  check_logsumexp(logsumexp, query);
+  check_like_query(output_info, query, "output");
+  check_like_query(TensorInfo(grad_output), query, "grad_output");
+  check_logsumexp(logsumexp_info, query);
 
-  Tensor grad_bias = BackEnd::backward(problem, grad_output, inputs, rpb, output, logsumexp, grads);
-  const ScalarType wanted = rpb ? rpb->scalar_type() : query.scalar_type();
-  if (grad_bias.scalar_type() == wanted) return grad_bias;
-  Tensor grad_rpb = allocate(query, sizes_of(grad_bias), wanted);
+  Tensor grad_bias =
+      BackEnd::backward(problem, grad_output, inputs, rpb, output_info, logsumexp_info, grads);
+  const TensorInfo grad_info(grad_bias);
+  const ScalarType wanted = rpb ? rpb->dtype : query.dtype;
+  if (grad_info.dtype == wanted) return grad_bias;
+  Tensor grad_rpb = allocate(grad_info, grad_info.dim, grad_info.sizes, wanted);
   torch::stable::copy_(grad_rpb, grad_bias);
   return grad_rpb;
 }
@@ -74,18 +82,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> na_backward(
     const Tensor& grad_output, const Tensor& query, const Tensor& key, const Tensor& value,
     const std::optional<Tensor>& rpb, const Tensor& output, const Tensor& logsumexp,
     std::vector<int64_t> kernel_size, std::vector<int64_t> dilation, double scale) {
-  const std::vector<int64_t> sizes = sizes_of(query);
-  const QueryKeyValue grads{allocate(query, sizes), allocate(query, sizes), allocate(query, sizes)};
-  Tensor grad_rpb = run_backward<BackEnd>(grad_output, {query, key, value}, rpb, output, logsumexp,
-                                          kernel_size, dilation, scale, grads);
-  return {grads.query, grads.key, grads.value, grad_rpb};
+  const QueryKeyValue inputs(query, key, value);
+  Tensor grad_query = allocate_like(inputs.query);
+  Tensor grad_key = allocate_like(inputs.query);
+  Tensor grad_value = allocate_like(inputs.query);
+  Tensor grad_rpb = run_backward<BackEnd>(grad_output, inputs, rpb, output, logsumexp, kernel_size,
+                                          dilation, scale, {grad_query, grad_key, grad_value});
+  return {grad_query, grad_key, grad_value, grad_rpb};
 }
 
 template <typename BackEnd>
 std::tuple<Tensor, Tensor> na_packed_forward(const Tensor& qkv, const std::optional<Tensor>& rpb,
                                              std::vector<int64_t> kernel_size,
                                              std::vector<int64_t> dilation, double scale) {
-  return run_forward<BackEnd>(QueryKeyValue(qkv), rpb, kernel_size, dilation, scale);
+  return run_forward<BackEnd>(QueryKeyValue(TensorInfo(qkv)), rpb, kernel_size, dilation, scale);
 }
 
 template <typename BackEnd>
@@ -94,9 +104,11 @@ std::tuple<Tensor, Tensor> na_packed_backward(const Tensor& grad_output, const T
                                               const Tensor& output, const Tensor& logsumexp,
                                               std::vector<int64_t> kernel_size,
                                               std::vector<int64_t> dilation, double scale) {
-  Tensor grad_qkv = allocate(qkv, sizes_of(qkv));
-  Tensor grad_rpb = run_backward<BackEnd>(grad_output, QueryKeyValue(qkv), rpb, output, logsumexp,
-                                          kernel_size, dilation, scale, QueryKeyValue(grad_qkv));
+  const TensorInfo packed(qkv);
+  const QueryKeyValue inputs(packed);
+  Tensor grad_qkv = allocate_like(packed);
+  Tensor grad_rpb = run_backward<BackEnd>(grad_output, inputs, rpb, output, logsumexp, kernel_size,
+                                          dilation, scale, QueryKeyValue(TensorInfo(grad_qkv)));
   return {grad_qkv, grad_rpb};
 }
 

@@ -220,6 +220,11 @@ inline void load_matrices_transposed(uint32_t (&words)[4], const void* row,
   simt::load_matrices(words, row, true, call);
 }
 
+// There is one.
+inline const char* set_device(int device) {
+  return device == 0 ? nullptr : "set_device: there is no such device";
+}
+
 // NATTEN_OPS_SIMT_CAPABILITY of the environment, or 90.
 int compute_capability();
 int64_t shared_memory_limit();

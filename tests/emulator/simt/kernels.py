@@ -101,7 +101,7 @@ class Kernels:
 
     ``orders``, ``scalar``, ``capability`` and ``far`` are those of a Request; ``layout`` makes a tensor
     that has the strides for a result like another one; ``covered`` tells whether the last call was one
-    for the matrix kernels.
+    for the matrix kernels, and ``contiguous_gradient_helps`` whether it is if grad_output is contiguous.
     """
 
     worker: Worker
@@ -111,6 +111,7 @@ class Kernels:
     far: bool = False
     layout: Callable[[Tensor], Tensor] = lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype)
     covered: bool = False
+    contiguous_gradient_helps: bool = False
 
     def _run(
         self,
@@ -140,6 +141,7 @@ class Kernels:
             Request(function, problem, dtype, memory, self.orders, self.scalar, self.capability, self.far)
         )
         self.covered = answer.covered and not self.scalar
+        self.contiguous_gradient_helps = answer.contiguous_gradient_helps
         return [_result(answer.results[name], like) for name, like in results.items()]
 
     def forward(

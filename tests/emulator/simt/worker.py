@@ -57,6 +57,7 @@ class Answer:
     error: str | None
     covered: bool  # by the matrix kernels
     results: dict[str, bytes]
+    contiguous_gradient_helps: bool = False
 
 
 _pair = ctypes.c_int64 * 2
@@ -213,8 +214,9 @@ def run(library: ctypes.CDLL, request: Request, order: int) -> Answer:
         else:
             assert after == memory.data, f'{name} was written to'
     covered = getattr(library, f'simt_matrix_covers_{request.function}')(ctypes.byref(call))
+    helps = request.function == 'backward' and library.simt_contiguous_gradient_helps(ctypes.byref(call))
     allocations.free()
-    return Answer(error and error.decode(), covered, results)
+    return Answer(error and error.decode(), covered, results, helps)
 
 
 def run_in_all_orders(library: ctypes.CDLL, request: Request) -> Answer:
@@ -230,6 +232,7 @@ def run_in_all_orders(library: ctypes.CDLL, request: Request) -> Answer:
 def main() -> None:
     library = ctypes.CDLL(sys.argv[1])
     library.simt_backward_scratch.restype = ctypes.c_int64
+    library.simt_contiguous_gradient_helps.restype = ctypes.c_bool
     for function in ('forward', 'backward'):
         getattr(library, f'simt_{function}').restype = ctypes.c_char_p
         getattr(library, f'simt_matrix_covers_{function}').restype = ctypes.c_bool

@@ -121,6 +121,11 @@ template <typename T>
 NATTEN_OPS_DEVICE T shuffle(T number, int lane) {
   return __shfl_sync(0xffffffffu, number, lane);
 }
+// The number of thread `place`, from 0 to 3, of each four neighbors.
+template <typename T>
+NATTEN_OPS_DEVICE T shuffle_of_four(T number, int place) {
+  return __shfl_sync(0xffffffffu, number, place, 4);
+}
 NATTEN_OPS_DEVICE bool warp_any(bool is) { return __any_sync(0xffffffffu, is); }
 
 // 2^x and log2(x). Fast in float: about 2 ulp, 2^-inf = 0, 2^(very small) may be 0.

@@ -13,6 +13,12 @@ const char* scalar_forward(const ForwardCall& call, void* stream);
 const char* scalar_backward(const BackwardCall& call, void* stream);
 int64_t scalar_backward_scratch(const BackwardCall& call);
 
+// The same, faster: float32 on two axes, windows of at least 3 rows, head_dim a multiple of 4 up to
+// kStagedMaxHeadDim, channels side by side and tokens 16-byte aligned.
+constexpr int64_t kStagedMaxHeadDim = 64;
+bool staged_covers(const ForwardCall& call);
+const char* staged_forward(const ForwardCall& call, void* stream);
+
 // On tensor cores: float16 and bfloat16, head_dim a multiple of 8 up to kMatrixMaxHeadDim, channels
 // side by side and tokens 16-byte aligned.
 constexpr int64_t kMatrixMaxHeadDim = 128;

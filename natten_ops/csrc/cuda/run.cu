@@ -23,6 +23,7 @@ int64_t backward_scratch(const BackwardCall& call) {
 const char* forward(const ForwardCall& call, void* stream) {
   if (is_empty(call.problem)) return nullptr;
   if (small_covers(call)) return small_forward(call, stream);
+  if (staged_covers(call)) return staged_forward(call, stream);
   return matrix_covers(call) ? matrix_forward(call, stream) : scalar_forward(call, stream);
 }
 

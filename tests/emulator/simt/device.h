@@ -176,6 +176,10 @@ template <typename T>
 T shuffle_xor(T number, int mask, NATTEN_OPS_SIMT_CALL("shuffle_xor")) {
   return shuffle(number, (thread_index() % simt::kWarp) ^ mask, call);
 }
+template <typename T>
+T shuffle_of_four(T number, int place, NATTEN_OPS_SIMT_CALL("shuffle_of_four")) {
+  return shuffle(number, thread_index() % simt::kWarp / 4 * 4 + place, call);
+}
 inline bool warp_any(bool is, NATTEN_OPS_SIMT_CALL("warp_any")) {
   struct Any {
     bool is;

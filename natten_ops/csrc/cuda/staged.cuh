@@ -1,0 +1,564 @@
+// What the kernels for float32 on two axes share: exact, on ordinary cores, with the partners (the
+// keys of queries, or the queries of keys) staged in shared memory.
+//
+// A group of kGroup neighboring threads owns a column of kRows tokens: consecutive positions of one
+// residue class on axis 0, at one place on axis 1. A thread holds kChannels channels of each, and
+// what it loads of a partner serves all of them. A warp's groups own neighboring columns, its
+// patch. So all of them meet the same rows of partners, and every column of partners is one of the
+// group's own: nothing is masked, and no token is touched that is not a partner.
+//
+// Rows differ in which of the kRows tokens they are for: at first the upper tokens, then all, at
+// last the lower ones (as long as windows have at least kLeastRows rows). Code for each of these
+// cases is chosen row by row.
+//
+// Thread `own` = thread % kRows of a group takes care of the numbers of token `own`. Sums of
+// products over the group's threads go to it (sum_over_group), and weights come from it.
+//
+// A block's tile has one patch for each of its warps. The region of all partners is in shared
+// memory: for each token the channels of one tensor, then those of the other.
+#pragma once
+
+#include "matrix.cuh"
+
+namespace natten_ops::cuda {
+
+namespace staged {
+
+constexpr int kRows = 4;
+constexpr int kChannels = 8;
+constexpr int kLeastRows = kRows - 1;  // of a window
+
+template <int kThreadsOfGroup>
+struct Variant {
+  static constexpr int kGroup = kThreadsOfGroup;
+  static constexpr int kColumns = 32 / kGroup;     // of a patch
+  static constexpr int kDim = kGroup * kChannels;  // head_dim is at most this
+  static constexpr int kStride = 2 * kDim;         // from token to token of a region
+};
+
+// ---- Problems ----
+
+// A tensor (batch, axis 0, axis 1, heads, head_dim); strides and steps in elements.
+struct Tensor {
+  float* data;
+  int64_t batch_stride, axis_stride[2], head_stride;
+  int64_t step[2];  // between neighbors of a residue class
+
+  Tensor() = default;
+  Tensor(const Problem& problem, const TensorView& view)
+      : data(static_cast<float*>(view.data)),
+        batch_stride(view.batch_stride),
+        axis_stride{view.axis_stride[0], view.axis_stride[1]},
+        head_stride(view.head_stride),
+        step{axis_stride[0] * problem.dilation[0], axis_stride[1] * problem.dilation[1]} {}
+  // Contiguous, with so many numbers per query and head.
+  Tensor(const Problem& problem, const void* data, int64_t size)
+      : data(static_cast<float*>(const_cast<void*>(data))) {
+    head_stride = size;
+    axis_stride[1] = problem.heads * head_stride;
+    axis_stride[0] = problem.length[1] * axis_stride[1];
+    batch_stride = problem.length[0] * axis_stride[0];
+    for (int axis = 0; axis < 2; ++axis) step[axis] = axis_stride[axis] * problem.dilation[axis];
+  }
+};
+
+// What the three kernels share.
+struct Common {
+  int batch, heads, head_dim, kernel_size[2], length[2], dilation[2];
+  int tile[2], tiles[2];  // as Tiling has them
+  int pitch;              // tokens from row to row of a region
+  int columns;            // patches side by side in a tile
+  float scale, log2_scale;
+  const float* bias;  // (heads, bias_size), or null
+
+  NATTEN_OPS_HOST_DEVICE int entries() const { return 2 * kernel_size[1] - 1; }  // in a row
+  NATTEN_OPS_HOST_DEVICE int bias_size() const {
+    return (2 * kernel_size[0] - 1) * (2 * kernel_size[1] - 1);
+  }
+};
+
+// The number-th tile of a head, as natten_ops::cuda::find_tile, in 32 bits.
+NATTEN_OPS_DEVICE bool find_tile(const Common& common, int head, uint32_t number, Tile& tile) {
+  NATTEN_OPS_UNROLL
+  for (int axis = 1; axis >= 0; --axis) {
+    const uint32_t dilation = common.dilation[axis], tiles = common.tiles[axis];
+    const uint32_t residue = number % dilation;
+    number /= dilation;
+    const uint32_t at = number % tiles;
+    number /= tiles;
+    tile.residue[axis] = static_cast<int>(residue);
+    tile.count[axis] = static_cast<int>((common.length[axis] - residue + dilation - 1) / dilation);
+    tile.begin[axis] = static_cast<int>(at) * common.tile[axis];
+    tile.end[axis] = tile.begin[axis] + common.tile[axis];
+    if (tile.end[axis] > tile.count[axis]) tile.end[axis] = tile.count[axis];
+  }
+  tile.batch = number;
+  tile.head = head;
+  return static_cast<int>(number) < common.batch && tile.begin[0] < tile.end[0] &&
+         tile.begin[1] < tile.end[1];
+}
+
+// The tokens of a tensor in the image, head and residue class of a tile.
+struct Plane {
+  float* data;
+  const int64_t (&step)[2];
+
+  NATTEN_OPS_DEVICE Plane(const Tensor& tensor, const Tile& tile)
+      : data(tensor.data + tile.batch * tensor.batch_stride +
+             tile.residue[0] * tensor.axis_stride[0] + tile.residue[1] * tensor.axis_stride[1] +
+             tile.head * tensor.head_stride),
+        step(tensor.step) {}
+  NATTEN_OPS_DEVICE float* at(int row, int column) const {
+    return data + row * step[0] + column * step[1];
+  }
+};
+
+// Partners of a token. In 32 bits.
+template <bool kOfQueries>
+NATTEN_OPS_DEVICE Span partners(const Common& common, const Tile& tile, int axis, int position) {
+  const int size = common.kernel_size[axis], half = size / 2, count = tile.count[axis];
+  if constexpr (kOfQueries) {
+    int first = position - half < count - size ? position - half : count - size;
+    if (first < 0) first = 0;
+    return {first, first + size - 1};
+  } else {
+    return {position < size ? 0 : position - size + 1 + half,
+            position >= count - size ? count - 1 : position + half};
+  }
+}
+
+// Partners of a tile.
+template <bool kOfQueries>
+NATTEN_OPS_DEVICE Span partners(const Common& common, const Tile& tile, int axis) {
+  return {partners<kOfQueries>(common, tile, axis, tile.begin[axis]).first,
+          partners<kOfQueries>(common, tile, axis, tile.end[axis] - 1).last};
+}
+
+// ---- Threads ----
+
+// A thread's place in its group, and the group's in its warp. A thread has two pieces of four
+// channels. Every second group of four threads has them in the other order: so eight threads that
+// load 16 bytes each from two tokens touch all banks of shared memory.
+template <typename V>
+struct Lane {
+  int group, lane, own;
+  bool is_odd, is_upper;  // bits of `own`
+
+  NATTEN_OPS_DEVICE Lane()
+      : group(thread_index() % 32 / V::kGroup),
+        lane(thread_index() % V::kGroup),
+        own(thread_index() % kRows),
+        is_odd(own % 2 != 0),
+        is_upper(own / 2 != 0) {}
+  // The first channel of a piece.
+  NATTEN_OPS_DEVICE int channel(int piece) const {
+    const int place = V::kGroup == 4 ? piece ^ (group & 1) : piece;
+    return 4 * (lane + V::kGroup * place);
+  }
+};
+
+// The same in all threads of a warp, as the compiler can see.
+NATTEN_OPS_DEVICE int warp_index() { return shuffle(thread_index() / 32, 0); }
+
+// A warp's tokens. Others stand in for those that do not exist.
+template <typename V>
+struct Patch {
+  int row, column;  // the first row, and the group's column
+  int last_row;     // of the tile
+  bool exists, has_column;
+
+  NATTEN_OPS_DEVICE Patch(const Common& common, const Tile& tile, const Lane<V>& lane) {
+    const int warp = warp_index();
+    row = tile.begin[0] + warp / common.columns * kRows;
+    const int first = tile.begin[1] + warp % common.columns * V::kColumns;
+    last_row = tile.end[0] - 1;
+    exists = row <= last_row && first < tile.end[1];
+    column = first + lane.group;
+    has_column = column < tile.end[1];
+    if (!has_column) column = tile.end[1] - 1;
+  }
+  NATTEN_OPS_DEVICE int row_of(int token) const {
+    return row + token < last_row ? row + token : last_row;
+  }
+  NATTEN_OPS_DEVICE bool has(int token) const { return has_column && row + token <= last_row; }
+};
+
+// ---- Rows of partners ----
+
+// The tokens kFirst to kFirst + kCount - 1 of a group.
+template <int kFirstToken, int kTokens>
+struct Some {
+  static constexpr int kFirst = kFirstToken, kCount = kTokens;
+  static constexpr NATTEN_OPS_HOST_DEVICE bool has(int token) {
+    return token >= kFirst && token < kFirst + kCount;
+  }
+};
+using All = Some<0, kRows>;
+
+// The rows of a patch's partners.
+struct Rows {
+  Span of[kRows];  // of each token
+
+  template <bool kOfQueries, typename V>
+  static NATTEN_OPS_DEVICE Rows find(const Common& common, const Tile& tile,
+                                     const Patch<V>& patch) {
+    Rows rows;
+    NATTEN_OPS_UNROLL
+    for (int q = 0; q < kRows; ++q) {
+      rows.of[q] = partners<kOfQueries>(common, tile, 0, patch.row_of(q));
+    }
+    return rows;
+  }
+
+  // Calls visit(Some) for each row, with the tokens that have partners there.
+  template <typename Visit>
+  NATTEN_OPS_DEVICE void visit(Visit visit) const {
+    for (int row = of[0].first; row <= of[kRows - 1].last; ++row) {
+      if (row < of[kRows - 1].first) {
+        if (row < of[1].first) {
+          visit(Some<0, 1>());
+        } else if (row < of[2].first) {
+          visit(Some<0, 2>());
+        } else {
+          visit(Some<0, 3>());
+        }
+      } else if (row > of[0].last) {
+        if (row > of[2].last) {
+          visit(Some<3, 1>());
+        } else if (row > of[1].last) {
+          visit(Some<2, 2>());
+        } else {
+          visit(Some<1, 3>());
+        }
+      } else {
+        visit(All());
+      }
+    }
+  }
+};
+static_assert(kRows == 4);
+
+// ---- Numbers per token ----
+
+struct alignas(16) Four {
+  float numbers[4];
+};
+
+using Channels = float[kChannels];
+
+template <typename Tokens>
+NATTEN_OPS_DEVICE void multiply(const Channels (&tokens)[kRows], const Channels& partner,
+                                float (&products)[kRows]) {
+  NATTEN_OPS_UNROLL
+  for (int c = 0; c < kChannels; ++c) {
+    NATTEN_OPS_UNROLL
+    for (int q = Tokens::kFirst; q < Tokens::kFirst + Tokens::kCount; ++q) {
+      products[q] = c == 0 ? tokens[q][c] * partner[c] : products[q] + tokens[q][c] * partner[c];
+    }
+  }
+}
+
+// Adds up numbers of a thread and thread ^ mask: `high` for a thread that takes it, else `low`. If
+// only one of the numbers is there, both threads get that one's sum.
+template <bool kHasLow, bool kHasHigh>
+NATTEN_OPS_DEVICE float combine(float low, float high, bool takes_high, int mask) {
+  const float kept = !kHasHigh || (kHasLow && !takes_high) ? low : high;
+  const float sent = !kHasHigh || (kHasLow && takes_high) ? low : high;
+  return kept + shuffle_xor(sent, mask);
+}
+
+// The sum of token `own`'s products over the group; without meaning if that is not one of Tokens.
+template <typename Tokens, typename V>
+NATTEN_OPS_DEVICE float sum_over_group(const Lane<V>& lane, const float (&products)[kRows]) {
+  constexpr bool kHas[4] = {Tokens::has(0), Tokens::has(1), Tokens::has(2), Tokens::has(3)};
+  constexpr bool kHasLower = kHas[0] || kHas[1], kHasUpper = kHas[2] || kHas[3];
+  float lower = 0, upper = 0;
+  if constexpr (kHasLower) {
+    lower = combine<kHas[0], kHas[1]>(products[0], products[1], lane.is_odd, 1);
+  }
+  if constexpr (kHasUpper) {
+    upper = combine<kHas[2], kHas[3]>(products[2], products[3], lane.is_odd, 1);
+  }
+  float sum = combine<kHasLower, kHasUpper>(lower, upper, lane.is_upper, 2);
+  NATTEN_OPS_UNROLL
+  for (int mask = kRows; mask < V::kGroup; mask *= 2) sum += shuffle_xor(sum, mask);
+  return sum;
+}
+
+// sums += the weights that the tokens' own threads have, times a partner.
+template <typename Tokens>
+NATTEN_OPS_DEVICE void accumulate(float weight, const Channels& partner, Channels (&sums)[kRows]) {
+  NATTEN_OPS_UNROLL
+  for (int q = Tokens::kFirst; q < Tokens::kFirst + Tokens::kCount; ++q) {
+    const float weight_of = shuffle_of_four(weight, q);
+    NATTEN_OPS_UNROLL
+    for (int c = 0; c < kChannels; ++c) sums[q][c] += weight_of * partner[c];
+  }
+}
+
+NATTEN_OPS_DEVICE void clear(Channels (&sums)[kRows]) {
+  NATTEN_OPS_UNROLL
+  for (int q = 0; q < kRows; ++q) {
+    NATTEN_OPS_UNROLL
+    for (int c = 0; c < kChannels; ++c) sums[q][c] = 0;
+  }
+}
+
+// ---- Global memory ----
+
+// This thread's channels of a group's tokens, times a factor; zeros beyond head_dim.
+template <typename V>
+NATTEN_OPS_DEVICE void load_tokens(const Common& common, const Plane& plane, const Patch<V>& patch,
+                                   const Lane<V>& lane, float factor, Channels (&to)[kRows]) {
+  NATTEN_OPS_UNROLL
+  for (int piece = 0; piece < 2; ++piece) {
+    const int channel = lane.channel(piece);
+    NATTEN_OPS_UNROLL
+    for (int q = 0; q < kRows; ++q) {
+      Four four = {};
+      if (channel < common.head_dim) {
+        four = *reinterpret_cast<const Four*>(plane.at(patch.row_of(q), patch.column) + channel);
+      }
+      NATTEN_OPS_UNROLL
+      for (int i = 0; i < 4; ++i) to[q][4 * piece + i] = four.numbers[i] * factor;
+    }
+  }
+}
+
+// The tokens' sums times factors, of which the tokens' own threads have theirs.
+template <typename V>
+NATTEN_OPS_DEVICE void store_tokens(const Common& common, const Plane& plane, const Patch<V>& patch,
+                                    const Lane<V>& lane, float factor,
+                                    const Channels (&sums)[kRows]) {
+  NATTEN_OPS_UNROLL
+  for (int q = 0; q < kRows; ++q) {
+    const float factor_of = shuffle_of_four(factor, q);
+    NATTEN_OPS_UNROLL
+    for (int piece = 0; piece < 2; ++piece) {
+      const int channel = lane.channel(piece);
+      Four four;
+      NATTEN_OPS_UNROLL
+      for (int i = 0; i < 4; ++i) four.numbers[i] = sums[q][4 * piece + i] * factor_of;
+      if (patch.has(q) && channel < common.head_dim) {
+        *reinterpret_cast<Four*>(plane.at(patch.row_of(q), patch.column) + channel) = four;
+      }
+    }
+  }
+}
+
+// ---- Shared memory ----
+
+// A head's table of the bias, times log2(e); zeros without one. Rows are added on both sides, which
+// threads may read whose own token is not one of those that a row of partners is for.
+constexpr int kMarginRows = kRows - 1;
+
+NATTEN_OPS_HOST_DEVICE int bias_numbers(const Common& common) {
+  const int numbers = common.bias_size() + 2 * kMarginRows * common.entries();
+  return (numbers + 3) / 4 * 4;
+}
+
+NATTEN_OPS_DEVICE void make_bias_table(const Common& common, int head, int threads, float* table) {
+  const int size = common.bias_size();
+  const float* from = common.bias + (common.bias ? int64_t(head) * size : 0);
+  const int margin = kMarginRows * common.entries();
+  for (int i = thread_index(); i < bias_numbers(common); i += threads) {
+    const int entry = i - margin;
+    table[i] = common.bias && entry >= 0 && entry < size ? from[entry] * kLog2e : 0.0f;
+  }
+}
+
+// Where a table of a head's entries, of which the first row is number -kMarginRows, has that of a
+// key so many positions after the query.
+NATTEN_OPS_DEVICE int table_entry(const Common& common, int offset0, int offset1) {
+  return (offset0 + common.kernel_size[0] - 1 + kMarginRows) * common.entries() + offset1 +
+         common.kernel_size[1] - 1;
+}
+
+// Begins to copy a tensor into a region.
+template <typename V>
+NATTEN_OPS_DEVICE void copy_region(const Common& common, const Plane& plane, const Span& rows,
+                                   const Span& columns, int warps, float* region) {
+  constexpr int kPieces = V::kDim / 4;
+  constexpr int kTokens = 32 / kPieces;  // that a warp copies at once
+  const int token = thread_index() % 32 / kPieces, channel = thread_index() % kPieces * 4;
+  const bool exists = channel < common.head_dim;
+  for (int row = thread_index() / 32; row < rows.size(); row += warps) {
+    const float* from = plane.at(rows.first + row, columns.first + token) + (exists ? channel : 0);
+    float* to = region + (row * common.pitch + token) * V::kStride + channel;
+    for (int column = token; column < columns.size(); column += kTokens) {
+      copy_async_16(to, from, exists);
+      from += kTokens * plane.step[1];
+      to += kTokens * V::kStride;
+    }
+  }
+}
+
+// Where a thread is in a region: its channels of a token.
+template <typename V>
+struct Cursor {
+  const float* pieces[2];
+
+  NATTEN_OPS_DEVICE Cursor(const Common& common, const Lane<V>& lane, const float* region, int row,
+                           int column) {
+    NATTEN_OPS_UNROLL
+    for (int piece = 0; piece < 2; ++piece) {
+      pieces[piece] = region + (row * common.pitch + column) * V::kStride + lane.channel(piece);
+    }
+  }
+  NATTEN_OPS_DEVICE void advance(int tokens) {
+    pieces[0] += tokens * V::kStride;
+    pieces[1] += tokens * V::kStride;
+  }
+  // The token so much further on; kTensor: 0 for the region's first tensor, 1 for the second.
+  template <int kTensor>
+  NATTEN_OPS_DEVICE void load(int further, Channels& to) const {
+    NATTEN_OPS_UNROLL
+    for (int piece = 0; piece < 2; ++piece) {
+      const Four four =
+          *reinterpret_cast<const Four*>(pieces[piece] + further * V::kStride + kTensor * V::kDim);
+      NATTEN_OPS_UNROLL
+      for (int i = 0; i < 4; ++i) to[4 * piece + i] = four.numbers[i];
+    }
+  }
+};
+
+// ---- Launches ----
+
+inline int64_t divide_up(int64_t number, int64_t by) { return (number + by - 1) / by; }
+
+inline int64_t positions(const Problem& problem, int axis) {
+  return divide_up(problem.length[axis], problem.dilation[axis]);
+}
+
+// Most rows or columns of the region of a tile.
+template <bool kOfQueries>
+int most_of_region(const Problem& problem, int axis, int64_t tile) {
+  int most = 0;
+  const int64_t count = positions(problem, axis), size = problem.kernel_size[axis];
+  // Residue classes have this many tokens or one less.
+  for (int64_t tokens = count; tokens >= count - 1 && tokens >= size; --tokens) {
+    for (int64_t begin = 0; begin < tokens; begin += tile) {
+      const int64_t end = begin + tile < tokens ? begin + tile : tokens;
+      const int region =
+          partners_of<kOfQueries>({0, begin, tokens}, {0, end - 1, tokens}, size).size();
+      if (region > most) most = region;
+    }
+  }
+  return most;
+}
+
+// A kernel's tiles: `patches` of them down and across, a warp each.
+struct Shape {
+  int patches[2] = {0, 0};
+  Tiling tiling;
+  int warps() const { return patches[0] * patches[1]; }
+};
+
+// Finds the tiles that take the least time, as estimated: the instructions of all patches and of
+// copies, and more if few warps share a multiprocessor. bytes(shape) is the shared memory that they
+// take; registers are enough for `most_warps` in all. False if fewer than kLeastWarps fit.
+constexpr int kLeastWarps = 6;
+
+template <typename V, bool kOfQueries, typename Bytes>
+bool find_shape(const Problem& problem, int most_warps, Bytes bytes, Shape& best) {
+  const int units[2] = {kRows, V::kColumns};
+  const int64_t limit = shared_memory_limit(), shared = shared_memory_of_multiprocessor();
+  double least = INFINITY;
+  int regions[2][9];
+  for (int axis = 0; axis < 2; ++axis) {
+    for (int n = 1; n <= 8; ++n) {
+      regions[axis][n] = most_of_region<kOfQueries>(problem, axis, n * units[axis]);
+    }
+  }
+  const double work = 3.0 * V::kGroup * problem.kernel_size[0] * problem.kernel_size[1];
+  for (int down = 1; down <= 8; ++down) {
+    for (int across = 1; across <= 8 && down * across <= most_warps; ++across) {
+      Shape shape;
+      shape.patches[0] = down;
+      shape.patches[1] = across;
+      double tiles = 1;
+      for (int axis = 0; axis < 2; ++axis) {
+        shape.tiling.tile[axis] = shape.patches[axis] * units[axis];
+        shape.tiling.tiles[axis] =
+            static_cast<int>(divide_up(positions(problem, axis), shape.tiling.tile[axis]));
+        shape.tiling.region[axis] = regions[axis][shape.patches[axis]];
+        tiles *= shape.tiling.tiles[axis];
+      }
+      const int64_t taken = bytes(shape);
+      if (taken > limit) continue;
+      const int64_t fit = shared / (taken + kReservedShared), most = most_warps / shape.warps();
+      const double warps = static_cast<double>((fit < most ? fit : most) * shape.warps());
+      if (warps < kLeastWarps) continue;
+      const double copies = 0.5 * V::kGroup * shape.tiling.region[0] * shape.tiling.region[1];
+      const double time = tiles * (shape.warps() * work + copies) * (1 + 4 / warps);
+      if (time < least) {
+        least = time;
+        best = shape;
+      }
+    }
+  }
+  return best.warps() > 0;
+}
+
+// Blocks of one head.
+inline int64_t slots_of(const Problem& problem, const Shape& shape) {
+  return problem.batch * problem.dilation[0] * problem.dilation[1] * shape.tiling.tiles[0] *
+         shape.tiling.tiles[1];
+}
+
+inline Common make_common(const Problem& problem, const void* bias, const Shape& shape) {
+  Common common;
+  common.batch = static_cast<int>(problem.batch);
+  common.heads = static_cast<int>(problem.heads);
+  common.head_dim = static_cast<int>(problem.head_dim);
+  for (int axis = 0; axis < 2; ++axis) {
+    common.kernel_size[axis] = static_cast<int>(problem.kernel_size[axis]);
+    common.length[axis] = static_cast<int>(problem.length[axis]);
+    common.dilation[axis] = static_cast<int>(problem.dilation[axis]);
+    common.tile[axis] = shape.tiling.tile[axis];
+    common.tiles[axis] = shape.tiling.tiles[axis];
+  }
+  common.pitch = shape.tiling.region[1];
+  common.columns = shape.patches[1];
+  common.scale = static_cast<float>(problem.scale);
+  common.log2_scale = static_cast<float>(problem.scale * 1.4426950408889634);
+  common.bias = static_cast<const float*>(bias);
+  return common;
+}
+
+// Whether the kernels can compute a call, if their tiles fit.
+inline bool covers(const Problem& problem, Dtype dtype,
+                   std::initializer_list<const TensorView*> views) {
+  if (dtype != Dtype::kFloat32 || problem.head_dim % 4 != 0 ||
+      problem.head_dim > kStagedMaxHeadDim || problem.kernel_size[0] < kLeastRows ||
+      compute_capability() < 80) {
+    return false;
+  }
+  const auto is_int = [](double number) { return number < (1 << 30); };
+  if (!is_int(double(problem.batch) * problem.length[0] * problem.length[1] * problem.heads) ||
+      !is_int(problem.dilation[0]) || !is_int(problem.dilation[1])) {
+    return false;
+  }
+  for (const TensorView* view : views) {
+    const auto fits = [](int64_t size, int64_t stride) { return size == 1 || stride % 4 == 0; };
+    if (reinterpret_cast<uintptr_t>(view->data) % 16 != 0 || view->channel_stride != 1 ||
+        !fits(problem.batch, view->batch_stride) ||
+        !fits(problem.length[0], view->axis_stride[0]) ||
+        !fits(problem.length[1], view->axis_stride[1]) || !fits(problem.heads, view->head_stride)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+// Calls f with the variant for head_dim.
+template <typename F>
+auto with_variant(const Problem& problem, F f) {
+  if (problem.head_dim <= Variant<4>::kDim) return f(Variant<4>());
+  return f(Variant<8>());
+}
+static_assert(kStagedMaxHeadDim == Variant<8>::kDim);
+
+}  // namespace staged
+
+}  // namespace natten_ops::cuda

@@ -1,0 +1,186 @@
+// The forward pass in float32; staged.cuh says how. For a few keys of a row at a time:
+//   - inner products with the queries, summed over the group: thread `own` has the logits of its
+//     query, in units of log2;
+//   - weights 2^(logit - base). The base is a logit, and none so far is more than kSlack above it:
+//     when one is, the base moves there and what was summed shrinks;
+//   - values times weights are added to the queries' sums.
+// Outputs are the sums divided by that of the weights. Every sum has a fixed order.
+//
+// Shared memory of a block: the table of the bias, and the region of keys and values.
+#include "staged.cuh"
+
+namespace natten_ops::cuda {
+
+namespace staged {
+
+namespace {
+
+constexpr int kWarps = 12;  // of a multiprocessor, so that a thread has 168 registers
+constexpr int kSlack = 8;
+
+struct ForwardParameters {
+  Common common;
+  Tensor query, key, value, output, logsumexp;
+};
+
+template <typename V>
+struct Attention {
+  const Lane<V>& lane;
+  Cursor<V> keys;     // the first tensor; values are the second
+  const float* bias;  // the table's entry of the query `own` and the key at the cursor
+  Channels queries[kRows], sums[kRows];
+  // Of query `own`. Logits above `limit`, -inf before the first, move the base.
+  float base = 0, limit = -INFINITY, total = 0;
+
+  // The next kKeys keys of a row, which are keys of Queries.
+  template <typename Queries, int kKeys>
+  NATTEN_OPS_DEVICE void visit() {
+    float logits[kKeys];
+    NATTEN_OPS_UNROLL
+    for (int i = 0; i < kKeys; ++i) {
+      Channels key;
+      float products[kRows];
+      keys.template load<0>(i, key);
+      multiply<Queries>(queries, key, products);
+      logits[i] = sum_over_group<Queries>(lane, products) + bias[i];
+    }
+    float largest = logits[0];
+    NATTEN_OPS_UNROLL
+    for (int i = 1; i < kKeys; ++i) largest = larger(largest, logits[i]);
+    const bool moves = Queries::has(lane.own) && largest > limit;
+    if (warp_any(moves)) move_base<Queries>(moves, largest);
+    NATTEN_OPS_UNROLL
+    for (int i = 0; i < kKeys; ++i) {
+      Channels value;
+      keys.template load<1>(i, value);
+      const float weight = exp2_of(logits[i] - base);
+      total += weight;
+      accumulate<Queries>(weight, value, sums);
+    }
+    keys.advance(kKeys);
+    bias += kKeys;
+  }
+
+  template <typename Queries>
+  NATTEN_OPS_DEVICE void move_base(bool moves, float largest) {
+    float factor = 1;
+    if (moves) {
+      factor = limit > -INFINITY ? exp2_of(base - largest) : 0;
+      base = largest;
+      limit = largest + kSlack;
+      total *= factor;
+    }
+    NATTEN_OPS_UNROLL
+    for (int q = Queries::kFirst; q < Queries::kFirst + Queries::kCount; ++q) {
+      const float factor_of = shuffle_of_four(factor, q);
+      NATTEN_OPS_UNROLL
+      for (int c = 0; c < kChannels; ++c) sums[q][c] *= factor_of;
+    }
+  }
+
+  // A row of `size` keys.
+  template <typename Queries>
+  NATTEN_OPS_DEVICE void visit_row(int size) {
+    const float before = total;
+    int left = size;
+    for (; left >= 4; left -= 4) visit<Queries, 4>();
+    if (left & 2) visit<Queries, 2>();
+    if (left & 1) visit<Queries, 1>();
+    if (!Queries::has(lane.own)) total = before;
+  }
+};
+
+template <typename V>
+NATTEN_OPS_KERNEL(32 * kWarps, 1)
+staged_forward_kernel(const ForwardParameters parameters) {
+  const Common& common = parameters.common;
+  const uint32_t heads = common.heads;
+  const int head = static_cast<int>(block_index() % heads);
+  Tile tile;
+  if (!find_tile(common, head, block_index() / heads, tile)) return;
+  const Span rows = partners<true>(common, tile, 0), columns = partners<true>(common, tile, 1);
+  const int warps = common.tile[0] / kRows * common.columns;
+  float* table = reinterpret_cast<float*>(shared_memory());
+  float* region = table + bias_numbers(common);
+  copy_region<V>(common, Plane(parameters.key, tile), rows, columns, warps, region);
+  copy_region<V>(common, Plane(parameters.value, tile), rows, columns, warps, region + V::kDim);
+  copy_async_commit();
+  make_bias_table(common, head, 32 * warps, table);
+
+  const Lane<V> lane;
+  const Patch<V> patch(common, tile, lane);
+  const Rows key_rows = Rows::find<true>(common, tile, patch);
+  const int first_row = key_rows.of[0].first;
+  const int first_column = partners<true>(common, tile, 1, patch.column).first;
+  const int own_row = patch.row_of(lane.own);
+  Attention<V> attention = {
+      lane, Cursor<V>(common, lane, region, first_row - rows.first, first_column - columns.first),
+      table + table_entry(common, first_row - own_row, first_column - patch.column)};
+  clear(attention.sums);
+  if (patch.exists) {
+    load_tokens(common, Plane(parameters.query, tile), patch, lane, common.log2_scale,
+                attention.queries);
+  }
+  copy_async_wait<0>();
+  block_barrier();
+  if (!patch.exists) return;
+
+  const int size = common.kernel_size[1];
+  key_rows.visit([&](auto queries) {
+    attention.template visit_row<decltype(queries)>(size);
+    attention.keys.advance(common.pitch - size);
+    attention.bias += common.entries() - size;
+  });
+  store_tokens(common, Plane(parameters.output, tile), patch, lane, 1 / attention.total,
+               attention.sums);
+  if (lane.lane == lane.own && patch.has(lane.own)) {
+    *Plane(parameters.logsumexp, tile).at(own_row, patch.column) =
+        (attention.base + log2_of(attention.total)) * kLn2;
+  }
+}
+
+template <typename V>
+int64_t forward_bytes(const Problem& problem, const Shape& shape) {
+  const int64_t numbers = bias_numbers(make_common(problem, nullptr, shape));
+  return (numbers + int64_t(shape.tiling.region_tokens()) * V::kStride) * int64_t(sizeof(float));
+}
+
+template <typename V>
+bool find_forward_shape(const Problem& problem, Shape& shape) {
+  return find_shape<V, true>(
+      problem, kWarps, [&](const Shape& shape) { return forward_bytes<V>(problem, shape); }, shape);
+}
+
+}  // namespace
+
+}  // namespace staged
+
+bool staged_covers(const ForwardCall& call) {
+  return staged::covers(call.problem, call.dtype,
+                        {&call.query, &call.key, &call.value, &call.output}) &&
+         staged::with_variant(call.problem, [&](auto variant) {
+           staged::Shape shape;
+           return staged::find_forward_shape<decltype(variant)>(call.problem, shape);
+         });
+}
+
+const char* staged_forward(const ForwardCall& call, void* stream) {
+  return staged::with_variant(call.problem, [&](auto variant) {
+    using V = decltype(variant);
+    const Problem& problem = call.problem;
+    staged::Shape shape;
+    staged::find_forward_shape<V>(problem, shape);
+    const auto tensor = [&](const TensorView& view) { return staged::Tensor(problem, view); };
+    const staged::ForwardParameters parameters = {staged::make_common(problem, call.bias, shape),
+                                                  tensor(call.query),
+                                                  tensor(call.key),
+                                                  tensor(call.value),
+                                                  tensor(call.output),
+                                                  staged::Tensor(problem, call.logsumexp, 1)};
+    return launch(staged::staged_forward_kernel<V>,
+                  staged::slots_of(problem, shape) * problem.heads, 32 * shape.warps(),
+                  staged::forward_bytes<V>(problem, shape), stream, parameters);
+  });
+}
+
+}  // namespace natten_ops::cuda

@@ -17,6 +17,7 @@
 // A kernel of blocks of kThreads threads, of which kBlocks fit a multiprocessor at once.
 #define NATTEN_OPS_KERNEL(kThreads, kBlocks) __global__ void __launch_bounds__(kThreads, kBlocks)
 #define NATTEN_OPS_UNROLL _Pragma("unroll")
+#define NATTEN_OPS_NO_UNROLL _Pragma("unroll 1")
 
 namespace natten_ops::cuda {
 

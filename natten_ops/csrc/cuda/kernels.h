@@ -17,7 +17,10 @@ int64_t scalar_backward_scratch(const BackwardCall& call);
 // kStagedMaxHeadDim, channels side by side and tokens 16-byte aligned.
 constexpr int64_t kStagedMaxHeadDim = 64;
 bool staged_covers(const ForwardCall& call);
+bool staged_covers(const BackwardCall& call);
 const char* staged_forward(const ForwardCall& call, void* stream);
+const char* staged_backward(const BackwardCall& call, void* stream);
+int64_t staged_backward_scratch(const BackwardCall& call);
 
 // On tensor cores: float16 and bfloat16, head_dim a multiple of 8 up to kMatrixMaxHeadDim, channels
 // side by side and tokens 16-byte aligned.

@@ -13,6 +13,7 @@ bool is_empty(const Problem& problem) {
 }  // namespace
 
 int64_t backward_scratch(const BackwardCall& call) {
+  if (staged_covers(call)) return staged_backward_scratch(call);
   const int64_t scalar = scalar_backward_scratch(call);
   const int64_t matrix = matrix_covers(call) ? matrix_backward_scratch(call) : 0;
   const int64_t small = small_covers(call) ? small_backward_scratch(call) : 0;
@@ -30,6 +31,7 @@ const char* forward(const ForwardCall& call, void* stream) {
 const char* backward(const BackwardCall& call, void* stream) {
   if (is_empty(call.problem)) return nullptr;
   if (small_covers(call)) return small_backward(call, stream);
+  if (staged_covers(call)) return staged_backward(call, stream);
   return matrix_covers(call) ? matrix_backward(call, stream) : scalar_backward(call, stream);
 }
 

@@ -18,6 +18,7 @@
 // memory: for each token the channels of one tensor, then those of the other.
 #pragma once
 
+#include "divisor.h"
 #include "matrix.cuh"
 
 namespace natten_ops::cuda {
@@ -42,7 +43,7 @@ struct Variant {
 struct Tensor {
   float* data;
   int64_t batch_stride, axis_stride[2], head_stride;
-  int64_t step[2];  // between neighbors of a residue class
+  int step[2];  // between neighbors of a residue class
 
   Tensor() = default;
   Tensor(const Problem& problem, const TensorView& view)
@@ -50,24 +51,24 @@ struct Tensor {
         batch_stride(view.batch_stride),
         axis_stride{view.axis_stride[0], view.axis_stride[1]},
         head_stride(view.head_stride),
-        step{axis_stride[0] * problem.dilation[0], axis_stride[1] * problem.dilation[1]} {}
+        step{static_cast<int>(axis_stride[0] * problem.dilation[0]),
+             static_cast<int>(axis_stride[1] * problem.dilation[1])} {}
   // Contiguous, with so many numbers per query and head.
   Tensor(const Problem& problem, const void* data, int64_t size)
-      : data(static_cast<float*>(const_cast<void*>(data))) {
-    head_stride = size;
-    axis_stride[1] = problem.heads * head_stride;
-    axis_stride[0] = problem.length[1] * axis_stride[1];
-    batch_stride = problem.length[0] * axis_stride[0];
-    for (int axis = 0; axis < 2; ++axis) step[axis] = axis_stride[axis] * problem.dilation[axis];
-  }
+      : Tensor(problem, {const_cast<void*>(data),
+                         problem.length[0] * problem.length[1] * problem.heads * size,
+                         {problem.length[1] * problem.heads * size, problem.heads * size},
+                         size,
+                         1}) {}
 };
 
 // What the three kernels share.
 struct Common {
-  int batch, heads, head_dim, kernel_size[2], length[2], dilation[2];
-  int tile[2], tiles[2];  // as Tiling has them
-  int pitch;              // tokens from row to row of a region
-  int columns;            // patches side by side in a tile
+  int batch, head_dim, kernel_size[2], length[2], dilation[2];
+  int tile[2];                                    // as Tiling has it
+  Divisor heads, tiles[2], residues[2], patches;  // patches: side by side in a tile
+  int pitch, region_tokens;  // of a region: tokens from row to row, and of all rows
+  int warps;                 // of a block
   float scale, log2_scale;
   const float* bias;  // (heads, bias_size), or null
 
@@ -77,23 +78,25 @@ struct Common {
   }
 };
 
-// The number-th tile of a head, as natten_ops::cuda::find_tile, in 32 bits.
-NATTEN_OPS_DEVICE bool find_tile(const Common& common, int head, uint32_t number, Tile& tile) {
+// The tile of a block, as natten_ops::cuda::find_tile.
+NATTEN_OPS_DEVICE bool find_tile(const Common& common, Tile& tile) {
+  uint32_t head = block_index();
+  uint32_t number = common.heads.split(head);
   NATTEN_OPS_UNROLL
   for (int axis = 1; axis >= 0; --axis) {
-    const uint32_t dilation = common.dilation[axis], tiles = common.tiles[axis];
-    const uint32_t residue = number % dilation;
-    number /= dilation;
-    const uint32_t at = number % tiles;
-    number /= tiles;
+    uint32_t residue = number;
+    number = common.residues[axis].split(residue);
+    uint32_t at = number;
+    number = common.tiles[axis].split(at);
     tile.residue[axis] = static_cast<int>(residue);
-    tile.count[axis] = static_cast<int>((common.length[axis] - residue + dilation - 1) / dilation);
+    tile.count[axis] = static_cast<int>(
+        common.residues[axis].divide(common.length[axis] + common.dilation[axis] - 1 - residue));
     tile.begin[axis] = static_cast<int>(at) * common.tile[axis];
     tile.end[axis] = tile.begin[axis] + common.tile[axis];
     if (tile.end[axis] > tile.count[axis]) tile.end[axis] = tile.count[axis];
   }
   tile.batch = number;
-  tile.head = head;
+  tile.head = static_cast<int>(head);
   return static_cast<int>(number) < common.batch && tile.begin[0] < tile.end[0] &&
          tile.begin[1] < tile.end[1];
 }
@@ -101,15 +104,29 @@ NATTEN_OPS_DEVICE bool find_tile(const Common& common, int head, uint32_t number
 // The tokens of a tensor in the image, head and residue class of a tile.
 struct Plane {
   float* data;
-  const int64_t (&step)[2];
+  const int (&step)[2];
 
-  NATTEN_OPS_DEVICE Plane(const Tensor& tensor, const Tile& tile)
-      : data(tensor.data + tile.batch * tensor.batch_stride +
-             tile.residue[0] * tensor.axis_stride[0] + tile.residue[1] * tensor.axis_stride[1] +
-             tile.head * tensor.head_stride),
-        step(tensor.step) {}
   NATTEN_OPS_DEVICE float* at(int row, int column) const {
-    return data + row * step[0] + column * step[1];
+    return data + int64_t(row) * step[0] + int64_t(column) * step[1];
+  }
+};
+
+// The planes of a tile. A warp finds them together, thread i that of tensor i.
+template <int kTensors>
+struct Planes {
+  const Tensor (&tensors)[kTensors];
+  uint64_t data;  // an address
+
+  NATTEN_OPS_DEVICE Planes(const Tensor (&tensors)[kTensors], const Tile& tile) : tensors(tensors) {
+    const int number = thread_index() % 32;
+    const Tensor& tensor = tensors[number < kTensors ? number : kTensors - 1];
+    data = reinterpret_cast<uint64_t>(
+        tensor.data + tile.batch * tensor.batch_stride + tile.residue[0] * tensor.axis_stride[0] +
+        tile.residue[1] * tensor.axis_stride[1] + tile.head * tensor.head_stride);
+  }
+  // All threads of the warp must call this together.
+  NATTEN_OPS_DEVICE Plane operator[](int tensor) const {
+    return {reinterpret_cast<float*>(shuffle(data, tensor)), tensors[tensor].step};
   }
 };
 
@@ -168,9 +185,10 @@ struct Patch {
   bool exists, has_column;
 
   NATTEN_OPS_DEVICE Patch(const Common& common, const Tile& tile, const Lane<V>& lane) {
-    const int warp = warp_index();
-    row = tile.begin[0] + warp / common.columns * kRows;
-    const int first = tile.begin[1] + warp % common.columns * V::kColumns;
+    uint32_t across = warp_index();
+    const uint32_t down = common.patches.split(across);
+    row = tile.begin[0] + static_cast<int>(down) * kRows;
+    const int first = tile.begin[1] + static_cast<int>(across) * V::kColumns;
     last_row = tile.end[0] - 1;
     exists = row <= last_row && first < tile.end[1];
     column = first + lane.group;
@@ -306,21 +324,43 @@ NATTEN_OPS_DEVICE void clear(Channels (&sums)[kRows]) {
 
 // ---- Global memory ----
 
+// Where a thread's pieces of its group's tokens are.
+template <typename V>
+struct Places {
+  float* pieces[2];  // of token 0
+  int step;          // from token to token
+  int last;          // token that exists
+
+  NATTEN_OPS_DEVICE Places(const Plane& plane, const Patch<V>& patch, const Lane<V>& lane)
+      : step(plane.step[0]), last(patch.last_row - patch.row) {
+    float* const token = plane.at(patch.row, patch.column);
+    pieces[0] = token + lane.channel(0);
+    pieces[1] = token + lane.channel(1);
+  }
+  NATTEN_OPS_DEVICE Four* at(int token, int piece) const {
+    const int existing = token < last ? token : last;
+    return reinterpret_cast<Four*>(pieces[piece] + int64_t(existing) * step);
+  }
+};
+
 // This thread's channels of a group's tokens, times a factor; zeros beyond head_dim.
 template <typename V>
 NATTEN_OPS_DEVICE void load_tokens(const Common& common, const Plane& plane, const Patch<V>& patch,
                                    const Lane<V>& lane, float factor, Channels (&to)[kRows]) {
-  NATTEN_OPS_UNROLL
-  for (int piece = 0; piece < 2; ++piece) {
-    const int channel = lane.channel(piece);
+  const Places<V> places(plane, patch, lane);
+  const auto load = [&](int q, int piece) {
+    const Four four = *places.at(q, piece);
     NATTEN_OPS_UNROLL
-    for (int q = 0; q < kRows; ++q) {
-      Four four = {};
-      if (channel < common.head_dim) {
-        four = *reinterpret_cast<const Four*>(plane.at(patch.row_of(q), patch.column) + channel);
-      }
-      NATTEN_OPS_UNROLL
-      for (int i = 0; i < 4; ++i) to[q][4 * piece + i] = four.numbers[i] * factor;
+    for (int i = 0; i < 4; ++i) to[q][4 * piece + i] = four.numbers[i] * factor;
+  };
+  if (common.head_dim == V::kDim) {
+    NATTEN_OPS_UNROLL
+    for (int i = 0; i < 2 * kRows; ++i) load(i / 2, i % 2);
+  } else {
+    clear(to);
+    NATTEN_OPS_UNROLL
+    for (int i = 0; i < 2 * kRows; ++i) {
+      if (lane.channel(i % 2) < common.head_dim) load(i / 2, i % 2);
     }
   }
 }
@@ -330,18 +370,16 @@ template <typename V>
 NATTEN_OPS_DEVICE void store_tokens(const Common& common, const Plane& plane, const Patch<V>& patch,
                                     const Lane<V>& lane, float factor,
                                     const Channels (&sums)[kRows]) {
+  const Places<V> places(plane, patch, lane);
   NATTEN_OPS_UNROLL
   for (int q = 0; q < kRows; ++q) {
     const float factor_of = shuffle_of_four(factor, q);
     NATTEN_OPS_UNROLL
     for (int piece = 0; piece < 2; ++piece) {
-      const int channel = lane.channel(piece);
       Four four;
       NATTEN_OPS_UNROLL
       for (int i = 0; i < 4; ++i) four.numbers[i] = sums[q][4 * piece + i] * factor_of;
-      if (patch.has(q) && channel < common.head_dim) {
-        *reinterpret_cast<Four*>(plane.at(patch.row_of(q), patch.column) + channel) = four;
-      }
+      if (patch.has(q) && lane.channel(piece) < common.head_dim) *places.at(q, piece) = four;
     }
   }
 }
@@ -357,11 +395,11 @@ NATTEN_OPS_HOST_DEVICE int bias_numbers(const Common& common) {
   return (numbers + 3) / 4 * 4;
 }
 
-NATTEN_OPS_DEVICE void make_bias_table(const Common& common, int head, int threads, float* table) {
+NATTEN_OPS_DEVICE void make_bias_table(const Common& common, const Tile& tile, float* table) {
   const int size = common.bias_size();
-  const float* from = common.bias + (common.bias ? int64_t(head) * size : 0);
+  const float* from = common.bias + (common.bias ? int64_t(tile.head) * size : 0);
   const int margin = kMarginRows * common.entries();
-  for (int i = thread_index(); i < bias_numbers(common); i += threads) {
+  for (int i = thread_index(); i < bias_numbers(common); i += 32 * common.warps) {
     const int entry = i - margin;
     table[i] = common.bias && entry >= 0 && entry < size ? from[entry] * kLog2e : 0.0f;
   }
@@ -374,23 +412,35 @@ NATTEN_OPS_DEVICE int table_entry(const Common& common, int offset0, int offset1
          common.kernel_size[1] - 1;
 }
 
-// Begins to copy a tensor into a region.
+// Begins to copy two tensors into a region.
 template <typename V>
-NATTEN_OPS_DEVICE void copy_region(const Common& common, const Plane& plane, const Span& rows,
-                                   const Span& columns, int warps, float* region) {
+NATTEN_OPS_DEVICE void copy_region(const Common& common, const Plane& first, const Plane& second,
+                                   const Span& rows, const Span& columns, float* region) {
   constexpr int kPieces = V::kDim / 4;
   constexpr int kTokens = 32 / kPieces;  // that a warp copies at once
   const int token = thread_index() % 32 / kPieces, channel = thread_index() % kPieces * 4;
   const bool exists = channel < common.head_dim;
-  for (int row = thread_index() / 32; row < rows.size(); row += warps) {
-    const float* from = plane.at(rows.first + row, columns.first + token) + (exists ? channel : 0);
-    float* to = region + (row * common.pitch + token) * V::kStride + channel;
-    for (int column = token; column < columns.size(); column += kTokens) {
-      copy_async_16(to, from, exists);
-      from += kTokens * plane.step[1];
-      to += kTokens * V::kStride;
+  const int row = thread_index() / 32, size = columns.size();
+  const auto begin = [&](const Plane& plane) {
+    return plane.at(rows.first + row, columns.first + token) + (exists ? channel : 0);
+  };
+  const float *from_first = begin(first), *from_second = begin(second);
+  float* to = region + (row * common.pitch + token) * V::kStride + channel;
+  for (int left = rows.size() - row; left > 0; left -= common.warps) {
+    const float *at_first = from_first, *at_second = from_second;
+    float* at = to;
+    for (int column = token; column < size; column += kTokens) {
+      copy_async_16(at, at_first, exists);
+      copy_async_16(at + V::kDim, at_second, exists);
+      at_first += kTokens * first.step[1];
+      at_second += kTokens * second.step[1];
+      at += kTokens * V::kStride;
     }
+    from_first += int64_t(common.warps) * first.step[0];
+    from_second += int64_t(common.warps) * second.step[0];
+    to += common.warps * common.pitch * V::kStride;
   }
+  copy_async_commit();
 }
 
 // Where a thread is in a region: its channels of a token.
@@ -509,17 +559,20 @@ inline int64_t slots_of(const Problem& problem, const Shape& shape) {
 inline Common make_common(const Problem& problem, const void* bias, const Shape& shape) {
   Common common;
   common.batch = static_cast<int>(problem.batch);
-  common.heads = static_cast<int>(problem.heads);
+  common.heads = Divisor(problem.heads);
   common.head_dim = static_cast<int>(problem.head_dim);
   for (int axis = 0; axis < 2; ++axis) {
     common.kernel_size[axis] = static_cast<int>(problem.kernel_size[axis]);
     common.length[axis] = static_cast<int>(problem.length[axis]);
     common.dilation[axis] = static_cast<int>(problem.dilation[axis]);
     common.tile[axis] = shape.tiling.tile[axis];
-    common.tiles[axis] = shape.tiling.tiles[axis];
+    common.tiles[axis] = Divisor(shape.tiling.tiles[axis]);
+    common.residues[axis] = Divisor(problem.dilation[axis]);
   }
   common.pitch = shape.tiling.region[1];
-  common.columns = shape.patches[1];
+  common.region_tokens = shape.tiling.region[0] * shape.tiling.region[1];
+  common.patches = Divisor(shape.patches[1]);
+  common.warps = shape.warps();
   common.scale = static_cast<float>(problem.scale);
   common.log2_scale = static_cast<float>(problem.scale * 1.4426950408889634);
   common.bias = static_cast<const float*>(bias);
@@ -534,9 +587,8 @@ inline bool covers(const Problem& problem, Dtype dtype,
       compute_capability() < 80) {
     return false;
   }
-  const auto is_int = [](double number) { return number < (1 << 30); };
-  if (!is_int(double(problem.batch) * problem.length[0] * problem.length[1] * problem.heads) ||
-      !is_int(problem.dilation[0]) || !is_int(problem.dilation[1])) {
+  const auto is_small = [](double number) { return number < (1 << 30) && -number < (1 << 30); };
+  if (!is_small(double(problem.batch) * problem.length[0] * problem.length[1] * problem.heads)) {
     return false;
   }
   for (const TensorView* view : views) {
@@ -546,6 +598,9 @@ inline bool covers(const Problem& problem, Dtype dtype,
         !fits(problem.length[0], view->axis_stride[0]) ||
         !fits(problem.length[1], view->axis_stride[1]) || !fits(problem.heads, view->head_stride)) {
       return false;
+    }
+    for (int axis = 0; axis < 2; ++axis) {
+      if (!is_small(double(view->axis_stride[axis]) * problem.dilation[axis])) return false;
     }
   }
   return true;

@@ -18,9 +18,11 @@ namespace {
 constexpr int kWarps = 12;  // of a multiprocessor, so that a thread has 168 registers
 constexpr int kSlack = 8;
 
+enum : int { kQuery, kKey, kValue, kOutput, kLogsumexp, kTensors };
+
 struct ForwardParameters {
   Common common;
-  Tensor query, key, value, output, logsumexp;
+  Tensor tensors[kTensors];
 };
 
 template <typename V>
@@ -94,18 +96,14 @@ template <typename V>
 NATTEN_OPS_KERNEL(32 * kWarps, 1)
 staged_forward_kernel(const ForwardParameters parameters) {
   const Common& common = parameters.common;
-  const uint32_t heads = common.heads;
-  const int head = static_cast<int>(block_index() % heads);
   Tile tile;
-  if (!find_tile(common, head, block_index() / heads, tile)) return;
+  if (!find_tile(common, tile)) return;
   const Span rows = partners<true>(common, tile, 0), columns = partners<true>(common, tile, 1);
-  const int warps = common.tile[0] / kRows * common.columns;
+  const Planes<kTensors> planes(parameters.tensors, tile);
   float* table = reinterpret_cast<float*>(shared_memory());
   float* region = table + bias_numbers(common);
-  copy_region<V>(common, Plane(parameters.key, tile), rows, columns, warps, region);
-  copy_region<V>(common, Plane(parameters.value, tile), rows, columns, warps, region + V::kDim);
-  copy_async_commit();
-  make_bias_table(common, head, 32 * warps, table);
+  copy_region<V>(common, planes[kKey], planes[kValue], rows, columns, region);
+  make_bias_table(common, tile, table);
 
   const Lane<V> lane;
   const Patch<V> patch(common, tile, lane);
@@ -118,8 +116,7 @@ staged_forward_kernel(const ForwardParameters parameters) {
       table + table_entry(common, first_row - own_row, first_column - patch.column)};
   clear(attention.sums);
   if (patch.exists) {
-    load_tokens(common, Plane(parameters.query, tile), patch, lane, common.log2_scale,
-                attention.queries);
+    load_tokens(common, planes[kQuery], patch, lane, common.log2_scale, attention.queries);
   }
   copy_async_wait<0>();
   block_barrier();
@@ -131,11 +128,10 @@ staged_forward_kernel(const ForwardParameters parameters) {
     attention.keys.advance(common.pitch - size);
     attention.bias += common.entries() - size;
   });
-  store_tokens(common, Plane(parameters.output, tile), patch, lane, 1 / attention.total,
-               attention.sums);
+  store_tokens(common, planes[kOutput], patch, lane, 1 / attention.total, attention.sums);
+  const Plane logsumexps = planes[kLogsumexp];
   if (lane.lane == lane.own && patch.has(lane.own)) {
-    *Plane(parameters.logsumexp, tile).at(own_row, patch.column) =
-        (attention.base + log2_of(attention.total)) * kLn2;
+    *logsumexps.at(own_row, patch.column) = (attention.base + log2_of(attention.total)) * kLn2;
   }
 }
 

@@ -36,6 +36,7 @@
 #define NATTEN_OPS_HOST_DEVICE inline
 #define NATTEN_OPS_KERNEL(kThreads, kBlocks) void
 #define NATTEN_OPS_UNROLL
+#define NATTEN_OPS_NO_UNROLL
 
 namespace natten_ops::cuda {
 

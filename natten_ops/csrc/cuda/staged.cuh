@@ -25,16 +25,21 @@ namespace natten_ops::cuda {
 
 namespace staged {
 
-constexpr int kRows = 4;
-constexpr int kChannels = 8;
-constexpr int kLeastRows = kRows - 1;  // of a window
+constexpr int kLeastRows = 3;  // of a window
 
-template <int kThreadsOfGroup>
+template <int kThreadsOfGroup, int kThreadChannels, int kGroupRows>
 struct Variant {
   static constexpr int kGroup = kThreadsOfGroup;
+  static constexpr int kChannels = kThreadChannels;
+  static constexpr int kRows = kGroupRows;
   static constexpr int kColumns = 32 / kGroup;     // of a patch
   static constexpr int kDim = kGroup * kChannels;  // head_dim is at most this
   static constexpr int kStride = 2 * kDim;         // from token to token of a region
+  static constexpr int kPieces = kChannels / 4;    // that a thread loads of a token
+  static_assert((kRows == 2 || kRows == 4) && kRows <= kGroup && kRows <= kLeastRows + 1);
+
+  using Channels = float[kChannels];
+  using Tokens = Channels[kRows];
 };
 
 // ---- Problems ----
@@ -126,7 +131,7 @@ struct Planes {
   }
   // All threads of the warp must call this together.
   NATTEN_OPS_DEVICE Plane operator[](int tensor) const {
-    return {reinterpret_cast<float*>(shuffle(data, tensor)), tensors[tensor].step};
+    return {global_pointer<float>(shuffle(data, tensor)), tensors[tensor].step};
   }
 };
 
@@ -153,9 +158,9 @@ NATTEN_OPS_DEVICE Span partners(const Common& common, const Tile& tile, int axis
 
 // ---- Threads ----
 
-// A thread's place in its group, and the group's in its warp. A thread has two pieces of four
-// channels. Every second group of four threads has them in the other order: so eight threads that
-// load 16 bytes each from two tokens touch all banks of shared memory.
+// A thread's place in its group, and the group's in its warp. A thread has pieces of four channels.
+// Small groups have them in different orders, so that eight threads that load 16 bytes each from
+// several tokens touch all banks of shared memory.
 template <typename V>
 struct Lane {
   int group, lane, own;
@@ -164,13 +169,13 @@ struct Lane {
   NATTEN_OPS_DEVICE Lane()
       : group(thread_index() % 32 / V::kGroup),
         lane(thread_index() % V::kGroup),
-        own(thread_index() % kRows),
+        own(thread_index() % V::kRows),
         is_odd(own % 2 != 0),
         is_upper(own / 2 != 0) {}
   // The first channel of a piece.
   NATTEN_OPS_DEVICE int channel(int piece) const {
-    const int place = V::kGroup == 4 ? piece ^ (group & 1) : piece;
-    return 4 * (lane + V::kGroup * place);
+    constexpr int kGroups = V::kGroup < 8 ? 8 / V::kGroup : 1;
+    return 4 * (lane + V::kGroup * (piece ^ group % kGroups));
   }
 };
 
@@ -187,7 +192,7 @@ struct Patch {
   NATTEN_OPS_DEVICE Patch(const Common& common, const Tile& tile, const Lane<V>& lane) {
     uint32_t across = warp_index();
     const uint32_t down = common.patches.split(across);
-    row = tile.begin[0] + static_cast<int>(down) * kRows;
+    row = tile.begin[0] + static_cast<int>(down) * V::kRows;
     const int first = tile.begin[1] + static_cast<int>(across) * V::kColumns;
     last_row = tile.end[0] - 1;
     exists = row <= last_row && first < tile.end[1];
@@ -211,18 +216,20 @@ struct Some {
     return token >= kFirst && token < kFirst + kCount;
   }
 };
-using All = Some<0, kRows>;
+template <typename V>
+using All = Some<0, V::kRows>;
 
 // The rows of a patch's partners.
+template <typename V>
 struct Rows {
-  Span of[kRows];  // of each token
+  Span of[V::kRows];  // of each token
 
-  template <bool kOfQueries, typename V>
+  template <bool kOfQueries>
   static NATTEN_OPS_DEVICE Rows find(const Common& common, const Tile& tile,
                                      const Patch<V>& patch) {
     Rows rows;
     NATTEN_OPS_UNROLL
-    for (int q = 0; q < kRows; ++q) {
+    for (int q = 0; q < V::kRows; ++q) {
       rows.of[q] = partners<kOfQueries>(common, tile, 0, patch.row_of(q));
     }
     return rows;
@@ -231,30 +238,39 @@ struct Rows {
   // Calls visit(Some) for each row, with the tokens that have partners there.
   template <typename Visit>
   NATTEN_OPS_DEVICE void visit(Visit visit) const {
-    for (int row = of[0].first; row <= of[kRows - 1].last; ++row) {
-      if (row < of[kRows - 1].first) {
-        if (row < of[1].first) {
-          visit(Some<0, 1>());
-        } else if (row < of[2].first) {
-          visit(Some<0, 2>());
-        } else {
-          visit(Some<0, 3>());
-        }
+    for (int row = of[0].first; row <= of[V::kRows - 1].last; ++row) {
+      if (row < of[V::kRows - 1].first) {
+        visit_begin<1>(row, visit);
       } else if (row > of[0].last) {
-        if (row > of[2].last) {
-          visit(Some<3, 1>());
-        } else if (row > of[1].last) {
-          visit(Some<2, 2>());
-        } else {
-          visit(Some<1, 3>());
-        }
+        visit_end<1>(row, visit);
       } else {
-        visit(All());
+        visit(All<V>());
+      }
+    }
+  }
+  // A row for not all tokens, at least the first kCount.
+  template <int kCount, typename Visit>
+  NATTEN_OPS_DEVICE void visit_begin(int row, Visit& visit) const {
+    if constexpr (kCount < V::kRows) {
+      if (kCount == V::kRows - 1 || row < of[kCount].first) {
+        visit(Some<0, kCount>());
+      } else {
+        visit_begin<kCount + 1>(row, visit);
+      }
+    }
+  }
+  // A row for the last tokens, at most those from kFirst on.
+  template <int kFirst, typename Visit>
+  NATTEN_OPS_DEVICE void visit_end(int row, Visit& visit) const {
+    if constexpr (kFirst < V::kRows) {
+      if (kFirst == V::kRows - 1 || row <= of[kFirst].last) {
+        visit(Some<kFirst, V::kRows - kFirst>());
+      } else {
+        visit_end<kFirst + 1>(row, visit);
       }
     }
   }
 };
-static_assert(kRows == 4);
 
 // ---- Numbers per token ----
 
@@ -262,11 +278,9 @@ struct alignas(16) Four {
   float numbers[4];
 };
 
-using Channels = float[kChannels];
-
-template <typename Tokens>
-NATTEN_OPS_DEVICE void multiply(const Channels (&tokens)[kRows], const Channels& partner,
-                                float (&products)[kRows]) {
+template <typename Tokens, int kRows, int kChannels>
+NATTEN_OPS_DEVICE void multiply(const float (&tokens)[kRows][kChannels],
+                                const float (&partner)[kChannels], float (&products)[kRows]) {
   NATTEN_OPS_UNROLL
   for (int c = 0; c < kChannels; ++c) {
     NATTEN_OPS_UNROLL
@@ -286,35 +300,39 @@ NATTEN_OPS_DEVICE float combine(float low, float high, bool takes_high, int mask
 }
 
 // The sum of token `own`'s products over the group; without meaning if that is not one of Tokens.
-template <typename Tokens, typename V>
+template <typename Tokens, typename V, int kRows>
 NATTEN_OPS_DEVICE float sum_over_group(const Lane<V>& lane, const float (&products)[kRows]) {
   constexpr bool kHas[4] = {Tokens::has(0), Tokens::has(1), Tokens::has(2), Tokens::has(3)};
   constexpr bool kHasLower = kHas[0] || kHas[1], kHasUpper = kHas[2] || kHas[3];
-  float lower = 0, upper = 0;
+  float sum = 0, upper = 0;
   if constexpr (kHasLower) {
-    lower = combine<kHas[0], kHas[1]>(products[0], products[1], lane.is_odd, 1);
+    sum = combine<kHas[0], kHas[1]>(products[0], products[1], lane.is_odd, 1);
   }
   if constexpr (kHasUpper) {
     upper = combine<kHas[2], kHas[3]>(products[2], products[3], lane.is_odd, 1);
   }
-  float sum = combine<kHasLower, kHasUpper>(lower, upper, lane.is_upper, 2);
+  if constexpr (kRows == 4) {
+    sum = combine<kHasLower, kHasUpper>(sum, upper, lane.is_upper, 2);
+  }
   NATTEN_OPS_UNROLL
   for (int mask = kRows; mask < V::kGroup; mask *= 2) sum += shuffle_xor(sum, mask);
   return sum;
 }
 
 // sums += the weights that the tokens' own threads have, times a partner.
-template <typename Tokens>
-NATTEN_OPS_DEVICE void accumulate(float weight, const Channels& partner, Channels (&sums)[kRows]) {
+template <typename Tokens, int kRows, int kChannels>
+NATTEN_OPS_DEVICE void accumulate(float weight, const float (&partner)[kChannels],
+                                  float (&sums)[kRows][kChannels]) {
   NATTEN_OPS_UNROLL
   for (int q = Tokens::kFirst; q < Tokens::kFirst + Tokens::kCount; ++q) {
-    const float weight_of = shuffle_of_four(weight, q);
+    const float weight_of = shuffle_within<kRows>(weight, q);
     NATTEN_OPS_UNROLL
     for (int c = 0; c < kChannels; ++c) sums[q][c] += weight_of * partner[c];
   }
 }
 
-NATTEN_OPS_DEVICE void clear(Channels (&sums)[kRows]) {
+template <int kRows, int kChannels>
+NATTEN_OPS_DEVICE void clear(float (&sums)[kRows][kChannels]) {
   NATTEN_OPS_UNROLL
   for (int q = 0; q < kRows; ++q) {
     NATTEN_OPS_UNROLL
@@ -327,41 +345,46 @@ NATTEN_OPS_DEVICE void clear(Channels (&sums)[kRows]) {
 // Where a thread's pieces of its group's tokens are.
 template <typename V>
 struct Places {
-  float* pieces[2];  // of token 0
-  int step;          // from token to token
-  int last;          // token that exists
+  float* pieces[V::kPieces];  // of token 0
+  int step;                   // from token to token
+  int last;                   // token that exists
 
   NATTEN_OPS_DEVICE Places(const Plane& plane, const Patch<V>& patch, const Lane<V>& lane)
       : step(plane.step[0]), last(patch.last_row - patch.row) {
     float* const token = plane.at(patch.row, patch.column);
-    pieces[0] = token + lane.channel(0);
-    pieces[1] = token + lane.channel(1);
+    NATTEN_OPS_UNROLL
+    for (int piece = 0; piece < V::kPieces; ++piece) pieces[piece] = token + lane.channel(piece);
   }
   NATTEN_OPS_DEVICE Four* at(int token, int piece) const {
     const int existing = token < last ? token : last;
-    return reinterpret_cast<Four*>(pieces[piece] + int64_t(existing) * step);
+    return reinterpret_cast<Four*>(pieces[piece] + existing * step);
   }
 };
 
 // This thread's channels of a group's tokens, times a factor; zeros beyond head_dim.
 template <typename V>
 NATTEN_OPS_DEVICE void load_tokens(const Common& common, const Plane& plane, const Patch<V>& patch,
-                                   const Lane<V>& lane, float factor, Channels (&to)[kRows]) {
+                                   const Lane<V>& lane, float factor, typename V::Tokens& to) {
   const Places<V> places(plane, patch, lane);
   const auto load = [&](int q, int piece) {
     const Four four = *places.at(q, piece);
     NATTEN_OPS_UNROLL
     for (int i = 0; i < 4; ++i) to[q][4 * piece + i] = four.numbers[i] * factor;
   };
-  if (common.head_dim == V::kDim) {
+  const auto load_all = [&](auto exists) {
     NATTEN_OPS_UNROLL
-    for (int i = 0; i < 2 * kRows; ++i) load(i / 2, i % 2);
+    for (int q = 0; q < V::kRows; ++q) {
+      NATTEN_OPS_UNROLL
+      for (int piece = 0; piece < V::kPieces; ++piece) {
+        if (exists(piece)) load(q, piece);
+      }
+    }
+  };
+  if (common.head_dim == V::kDim) {
+    load_all([](int) { return true; });
   } else {
     clear(to);
-    NATTEN_OPS_UNROLL
-    for (int i = 0; i < 2 * kRows; ++i) {
-      if (lane.channel(i % 2) < common.head_dim) load(i / 2, i % 2);
-    }
+    load_all([&](int piece) { return lane.channel(piece) < common.head_dim; });
   }
 }
 
@@ -369,13 +392,13 @@ NATTEN_OPS_DEVICE void load_tokens(const Common& common, const Plane& plane, con
 template <typename V>
 NATTEN_OPS_DEVICE void store_tokens(const Common& common, const Plane& plane, const Patch<V>& patch,
                                     const Lane<V>& lane, float factor,
-                                    const Channels (&sums)[kRows]) {
+                                    const typename V::Tokens& sums) {
   const Places<V> places(plane, patch, lane);
   NATTEN_OPS_UNROLL
-  for (int q = 0; q < kRows; ++q) {
-    const float factor_of = shuffle_of_four(factor, q);
+  for (int q = 0; q < V::kRows; ++q) {
+    const float factor_of = shuffle_within<V::kRows>(factor, q);
     NATTEN_OPS_UNROLL
-    for (int piece = 0; piece < 2; ++piece) {
+    for (int piece = 0; piece < V::kPieces; ++piece) {
       Four four;
       NATTEN_OPS_UNROLL
       for (int i = 0; i < 4; ++i) four.numbers[i] = sums[q][4 * piece + i] * factor_of;
@@ -388,7 +411,7 @@ NATTEN_OPS_DEVICE void store_tokens(const Common& common, const Plane& plane, co
 
 // A head's table of the bias, times log2(e); zeros without one. Rows are added on both sides, which
 // threads may read whose own token is not one of those that a row of partners is for.
-constexpr int kMarginRows = kRows - 1;
+constexpr int kMarginRows = 3;
 
 NATTEN_OPS_HOST_DEVICE int bias_numbers(const Common& common) {
   const int numbers = common.bias_size() + 2 * kMarginRows * common.entries();
@@ -416,7 +439,7 @@ NATTEN_OPS_DEVICE int table_entry(const Common& common, int offset0, int offset1
 template <typename V>
 NATTEN_OPS_DEVICE void copy_region(const Common& common, const Plane& first, const Plane& second,
                                    const Span& rows, const Span& columns, float* region) {
-  constexpr int kPieces = V::kDim / 4;
+  constexpr int kPieces = V::kDim / 4;   // of a token
   constexpr int kTokens = 32 / kPieces;  // that a warp copies at once
   const int token = thread_index() % 32 / kPieces, channel = thread_index() % kPieces * 4;
   const bool exists = channel < common.head_dim;
@@ -429,6 +452,7 @@ NATTEN_OPS_DEVICE void copy_region(const Common& common, const Plane& first, con
   for (int left = rows.size() - row; left > 0; left -= common.warps) {
     const float *at_first = from_first, *at_second = from_second;
     float* at = to;
+    NATTEN_OPS_NO_UNROLL
     for (int column = token; column < size; column += kTokens) {
       copy_async_16(at, at_first, exists);
       copy_async_16(at + V::kDim, at_second, exists);
@@ -446,24 +470,24 @@ NATTEN_OPS_DEVICE void copy_region(const Common& common, const Plane& first, con
 // Where a thread is in a region: its channels of a token.
 template <typename V>
 struct Cursor {
-  const float* pieces[2];
+  const float* pieces[V::kPieces];
 
   NATTEN_OPS_DEVICE Cursor(const Common& common, const Lane<V>& lane, const float* region, int row,
                            int column) {
     NATTEN_OPS_UNROLL
-    for (int piece = 0; piece < 2; ++piece) {
+    for (int piece = 0; piece < V::kPieces; ++piece) {
       pieces[piece] = region + (row * common.pitch + column) * V::kStride + lane.channel(piece);
     }
   }
   NATTEN_OPS_DEVICE void advance(int tokens) {
-    pieces[0] += tokens * V::kStride;
-    pieces[1] += tokens * V::kStride;
+    NATTEN_OPS_UNROLL
+    for (int piece = 0; piece < V::kPieces; ++piece) pieces[piece] += tokens * V::kStride;
   }
   // The token so much further on; kTensor: 0 for the region's first tensor, 1 for the second.
   template <int kTensor>
-  NATTEN_OPS_DEVICE void load(int further, Channels& to) const {
+  NATTEN_OPS_DEVICE void load(int further, typename V::Channels& to) const {
     NATTEN_OPS_UNROLL
-    for (int piece = 0; piece < 2; ++piece) {
+    for (int piece = 0; piece < V::kPieces; ++piece) {
       const Four four =
           *reinterpret_cast<const Four*>(pieces[piece] + further * V::kStride + kTensor * V::kDim);
       NATTEN_OPS_UNROLL
@@ -511,7 +535,7 @@ constexpr int kLeastWarps = 6;
 
 template <typename V, bool kOfQueries, typename Bytes>
 bool find_shape(const Problem& problem, int most_warps, Bytes bytes, Shape& best) {
-  const int units[2] = {kRows, V::kColumns};
+  const int units[2] = {V::kRows, V::kColumns};
   const int64_t limit = shared_memory_limit(), shared = shared_memory_of_multiprocessor();
   double least = INFINITY;
   int regions[2][9];
@@ -520,7 +544,7 @@ bool find_shape(const Problem& problem, int most_warps, Bytes bytes, Shape& best
       regions[axis][n] = most_of_region<kOfQueries>(problem, axis, n * units[axis]);
     }
   }
-  const double work = 3.0 * V::kGroup * problem.kernel_size[0] * problem.kernel_size[1];
+  const double work = 0.1 * V::kDim * V::kRows * problem.kernel_size[0] * problem.kernel_size[1];
   for (int down = 1; down <= 8; ++down) {
     for (int across = 1; across <= 8 && down * across <= most_warps; ++across) {
       Shape shape;
@@ -539,7 +563,7 @@ bool find_shape(const Problem& problem, int most_warps, Bytes bytes, Shape& best
       const int64_t fit = shared / (taken + kReservedShared), most = most_warps / shape.warps();
       const double warps = static_cast<double>((fit < most ? fit : most) * shape.warps());
       if (warps < kLeastWarps) continue;
-      const double copies = 0.5 * V::kGroup * shape.tiling.region[0] * shape.tiling.region[1];
+      const double copies = 0.06 * V::kDim * shape.tiling.region[0] * shape.tiling.region[1];
       const double time = tiles * (shape.warps() * work + copies) * (1 + 4 / warps);
       if (time < least) {
         least = time;
@@ -600,19 +624,19 @@ inline bool covers(const Problem& problem, Dtype dtype,
       return false;
     }
     for (int axis = 0; axis < 2; ++axis) {
-      if (!is_small(double(view->axis_stride[axis]) * problem.dilation[axis])) return false;
+      // Steps from token to token of a group or of a copy are counted in 32 bits.
+      if (!is_small(4 * double(view->axis_stride[axis]) * problem.dilation[axis])) return false;
     }
   }
   return true;
 }
 
 // Calls f with the variant for head_dim.
-template <typename F>
+template <typename Small, typename Large, typename F>
 auto with_variant(const Problem& problem, F f) {
-  if (problem.head_dim <= Variant<4>::kDim) return f(Variant<4>());
-  return f(Variant<8>());
+  static_assert(Large::kDim == kStagedMaxHeadDim);
+  return problem.head_dim <= Small::kDim ? f(Small()) : f(Large());
 }
-static_assert(kStagedMaxHeadDim == Variant<8>::kDim);
 
 }  // namespace staged
 

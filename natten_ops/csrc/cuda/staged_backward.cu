@@ -69,7 +69,7 @@ NATTEN_OPS_DEVICE float weight_of(const Two& numbers, float logit) {
 // A warp's sums of the bias' gradient.
 template <typename V>
 struct BiasGradient {
-  static constexpr int kNumbers = kRows * V::kColumns;  // of D for a column of keys
+  static constexpr int kNumbers = V::kRows * V::kColumns;  // of D for a column of keys
 
   const Common& common;
   float* row;                     // (kernel_size[1], kRows, kColumns): the D of a row of keys
@@ -86,13 +86,14 @@ struct BiasGradient {
       : common(common),
         row(memory + thread_index() / 32 * numbers(common)),
         table(row + common.kernel_size[1] * kNumbers) {
+    NATTEN_OPS_NO_UNROLL
     for (int i = thread_index() % 32; i < common.bias_size(); i += 32) table[i] = 0;
   }
 
   // Adds up the row, which has `kernel_size[1]` keys for Queries.
   template <typename Queries>
   NATTEN_OPS_DEVICE void add_row(const Lane<V>& lane, bool has_column) {
-    const int count = common.kernel_size[1] * kRows;
+    const int count = common.kernel_size[1] * V::kRows;
     warp_barrier();
     if (is_even) {
       NATTEN_OPS_NO_UNROLL
@@ -102,7 +103,7 @@ struct BiasGradient {
         NATTEN_OPS_UNROLL
         for (int n = 0; n < V::kColumns; ++n) sum += numbers[n / 4].numbers[n % 4];
         // Number i is one of query `own`.
-        if (Queries::has(lane.own)) table[first_entry + column_entry + i / kRows] += sum;
+        if (Queries::has(lane.own)) table[first_entry + column_entry + i / V::kRows] += sum;
       }
     } else {
       NATTEN_OPS_NO_UNROLL
@@ -112,7 +113,7 @@ struct BiasGradient {
         NATTEN_OPS_NO_UNROLL
         for (int i = thread_index() % 32; i < count; i += 32) {
           if (exists && Queries::has(lane.own)) {
-            table[entry + i / kRows] += row[i * V::kColumns + column];
+            table[entry + i / V::kRows] += row[i * V::kColumns + column];
           }
         }
         warp_barrier();
@@ -129,19 +130,19 @@ struct QueryGradients {
   Cursor<V> keys;     // the first tensor; values are the second
   const float* bias;  // the table's entry of the query `own` and the key at the cursor
   float* row;         // where the thread's D of that key goes
-  Channels queries[kRows], grad_outputs[kRows], sums[kRows];
+  typename V::Tokens queries, grad_outputs, sums;
   Two numbers;  // of query `own`
   bool exists;  // query `own`
 
   // The next kKeys keys of a row, which are keys of Queries. If `adds`, also of query `own`.
   template <typename Queries, int kKeys>
   NATTEN_OPS_DEVICE void visit(bool adds) {
-    Channels key[kKeys];
+    typename V::Channels key[kKeys];
     float logits[kKeys], grads[kKeys];
     NATTEN_OPS_UNROLL
     for (int i = 0; i < kKeys; ++i) {
-      Channels value;
-      float products[kRows];
+      typename V::Channels value;
+      float products[V::kRows];
       keys.template load<0>(i, key[i]);
       multiply<Queries>(queries, key[i], products);
       logits[i] = sum_over_group<Queries>(lane, products) + bias[i];
@@ -190,7 +191,7 @@ staged_query_kernel(const QueryParameters parameters) {
 
     const Lane<V> lane;
     const Patch<V> patch(common, tile, lane);
-    const Rows key_rows = Rows::find<true>(common, tile, patch);
+    const Rows<V> key_rows = Rows<V>::template find<true>(common, tile, patch);
     const int first_row = key_rows.of[0].first;
     const int first_column = partners<true>(common, tile, 1, patch.column).first;
     const int own_row = patch.row_of(lane.own);
@@ -208,17 +209,17 @@ staged_query_kernel(const QueryParameters parameters) {
       load_tokens(common, planes[kQuery], patch, lane, common.log2_scale, gradients.queries);
       load_tokens(common, planes[kGradOutput], patch, lane, 1, gradients.grad_outputs);
       load_tokens(common, planes[kOutput], patch, lane, 1, gradients.sums);
-      float products[kRows];
+      float products[V::kRows];
       NATTEN_OPS_UNROLL
-      for (int q = 0; q < kRows; ++q) {
+      for (int q = 0; q < V::kRows; ++q) {
         products[q] = 0;
         NATTEN_OPS_UNROLL
-        for (int c = 0; c < kChannels; ++c) {
+        for (int c = 0; c < V::kChannels; ++c) {
           products[q] += gradients.grad_outputs[q][c] * gradients.sums[q][c];
         }
       }
       gradients.numbers = {*planes[kLogsumexp].at(own_row, patch.column) * kLog2e,
-                           sum_over_group<All>(lane, products)};
+                           sum_over_group<All<V>>(lane, products)};
       gradients.exists = patch.has(lane.own);
       const Plane numbers = planes[kNumbers];
       if (lane.lane == lane.own && gradients.exists) {
@@ -263,17 +264,17 @@ struct KeyGradients {
   const Two* numbers;  // of the query at the cursor
   const float* bias;   // the table's entry of that query and the key `own`
   int columns;         // of queries that attend to the group's keys
-  Channels keys[kRows], values[kRows], key_sums[kRows], value_sums[kRows];
+  typename V::Tokens keys, values, key_sums, value_sums;
 
   // kQueries queries of a row, which attend to Keys. The first is `further` after the cursor. If
   // the group has no such query (has is false), its weights are zero.
   template <typename Keys, int kQueries>
   NATTEN_OPS_DEVICE void visit(int further, bool has) {
-    Channels query[kQueries], grad_output[kQueries];
+    typename V::Channels query[kQueries], grad_output[kQueries];
     float weights[kQueries], grads[kQueries];
     NATTEN_OPS_UNROLL
     for (int i = 0; i < kQueries; ++i) {
-      float products[kRows];
+      float products[V::kRows];
       queries.template load<0>(further + i, query[i]);
       multiply<Keys>(keys, query[i], products);
       const float logit = sum_over_group<Keys>(lane, products) + bias[-further - i];
@@ -341,7 +342,7 @@ staged_key_kernel(const KeyParameters parameters) {
 
   const Lane<V> lane;
   const Patch<V> patch(common, tile, lane);
-  const Rows query_rows = Rows::find<false>(common, tile, patch);
+  const Rows<V> query_rows = Rows<V>::template find<false>(common, tile, patch);
   const Span own_columns = partners<false>(common, tile, 1, patch.column);
   const int first_row = query_rows.of[0].first, own_row = patch.row_of(lane.own);
   const int region_row = first_row - rows.first;
@@ -385,12 +386,27 @@ int64_t key_bytes(const Problem& problem, const Shape& shape) {
   return numbers * int64_t(sizeof(float)) + int64_t(common.region_tokens) * int64_t(sizeof(Two));
 }
 
-template <typename V>
+// For head_dim up to kDim.
+template <int kHeadDim>
+struct Variants {
+  static constexpr int kDim = kHeadDim;
+  using ByQueries = Variant<kDim / 16, 16, 2>;
+  using ByKeys = Variant<kDim / 8, 8, 4>;
+};
+
+template <typename F>
+auto with_variants(const Problem& problem, F f) {
+  return with_variant<Variants<32>, Variants<64>>(problem, f);
+}
+
+template <typename Both>
 bool find_shapes(const Problem& problem, Shape& by_queries, Shape& by_keys) {
+  using V = typename Both::ByQueries;
+  using KeyV = typename Both::ByKeys;
   const auto bytes = [&](const Shape& shape) { return query_bytes<V>(problem, shape); };
-  const auto bytes_of_keys = [&](const Shape& shape) { return key_bytes<V>(problem, shape); };
+  const auto bytes_of_keys = [&](const Shape& shape) { return key_bytes<KeyV>(problem, shape); };
   return find_shape<V, true>(problem, kQueryWarps, bytes, by_queries) &&
-         find_shape<V, false>(problem, kKeyWarps, bytes_of_keys, by_keys);
+         find_shape<KeyV, false>(problem, kKeyWarps, bytes_of_keys, by_keys);
 }
 
 int64_t numbers_bytes(const Problem& problem) {
@@ -407,9 +423,9 @@ bool staged_covers(const BackwardCall& call) {
   return staged::covers(call.problem, call.dtype,
                         {&call.query, &call.key, &call.value, &call.output, &call.grad_output,
                          &call.grad_query, &call.grad_key, &call.grad_value}) &&
-         staged::with_variant(call.problem, [&](auto variant) {
+         staged::with_variants(call.problem, [&](auto variants) {
            staged::Shape by_queries, by_keys;
-           return staged::find_shapes<decltype(variant)>(call.problem, by_queries, by_keys);
+           return staged::find_shapes<decltype(variants)>(call.problem, by_queries, by_keys);
          });
 }
 
@@ -417,20 +433,22 @@ int64_t staged_backward_scratch(const BackwardCall& call) {
   const Problem& problem = call.problem;
   const int64_t bytes = staged::numbers_bytes(problem);
   if (!call.grad_bias) return bytes;
-  return bytes + staged::with_variant(problem, [&](auto variant) {
+  return bytes + staged::with_variants(problem, [&](auto variants) {
            staged::Shape by_queries, by_keys;
-           staged::find_shapes<decltype(variant)>(problem, by_queries, by_keys);
+           staged::find_shapes<decltype(variants)>(problem, by_queries, by_keys);
            return staged::slots_of(problem, by_queries) * problem.heads * problem.bias_size() *
                   int64_t(sizeof(float));
          });
 }
 
 const char* staged_backward(const BackwardCall& call, void* stream) {
-  return staged::with_variant(call.problem, [&](auto variant) -> const char* {
-    using V = decltype(variant);
+  return staged::with_variants(call.problem, [&](auto variants) -> const char* {
+    using Both = decltype(variants);
+    using V = typename Both::ByQueries;
+    using KeyV = typename Both::ByKeys;
     const Problem& problem = call.problem;
     staged::Shape by_queries, by_keys;
-    staged::find_shapes<V>(problem, by_queries, by_keys);
+    staged::find_shapes<Both>(problem, by_queries, by_keys);
     const auto tensor = [&](const TensorView& view) { return staged::Tensor(problem, view); };
     const staged::Tensor numbers(problem, call.scratch, 2);
     float* const block_sums = call.grad_bias
@@ -452,9 +470,9 @@ const char* staged_backward(const BackwardCall& call, void* stream) {
         staged::make_common(problem, call.bias, by_keys),
         {tensor(call.query), tensor(call.key), tensor(call.value), tensor(call.grad_output),
          tensor(call.grad_key), tensor(call.grad_value), numbers}};
-    error = launch(staged::staged_key_kernel<V>, staged::slots_of(problem, by_keys) * problem.heads,
-                   32 * by_keys.warps(), staged::key_bytes<V>(problem, by_keys), stream,
-                   key_parameters);
+    error = launch(staged::staged_key_kernel<KeyV>,
+                   staged::slots_of(problem, by_keys) * problem.heads, 32 * by_keys.warps(),
+                   staged::key_bytes<KeyV>(problem, by_keys), stream, key_parameters);
     if (error || !call.grad_bias) return error;
     return sum_tables<float>(block_sums, slots, problem.heads * problem.bias_size(),
                              static_cast<float*>(call.grad_bias), stream);

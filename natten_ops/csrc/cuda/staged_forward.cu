@@ -15,7 +15,7 @@ namespace staged {
 
 namespace {
 
-constexpr int kWarps = 12;  // of a multiprocessor, so that a thread has 168 registers
+constexpr int kWarps = 16;  // of a multiprocessor, so that a thread has 128 registers
 constexpr int kSlack = 8;
 
 enum : int { kQuery, kKey, kValue, kOutput, kLogsumexp, kTensors };
@@ -30,7 +30,7 @@ struct Attention {
   const Lane<V>& lane;
   Cursor<V> keys;     // the first tensor; values are the second
   const float* bias;  // the table's entry of the query `own` and the key at the cursor
-  Channels queries[kRows], sums[kRows];
+  typename V::Tokens queries, sums;
   // Of query `own`. Logits above `limit`, -inf before the first, move the base.
   float base = 0, limit = -INFINITY, total = 0;
 
@@ -40,8 +40,8 @@ struct Attention {
     float logits[kKeys];
     NATTEN_OPS_UNROLL
     for (int i = 0; i < kKeys; ++i) {
-      Channels key;
-      float products[kRows];
+      typename V::Channels key;
+      float products[V::kRows];
       keys.template load<0>(i, key);
       multiply<Queries>(queries, key, products);
       logits[i] = sum_over_group<Queries>(lane, products) + bias[i];
@@ -53,7 +53,7 @@ struct Attention {
     if (warp_any(moves)) move_base<Queries>(moves, largest);
     NATTEN_OPS_UNROLL
     for (int i = 0; i < kKeys; ++i) {
-      Channels value;
+      typename V::Channels value;
       keys.template load<1>(i, value);
       const float weight = exp2_of(logits[i] - base);
       total += weight;
@@ -74,9 +74,9 @@ struct Attention {
     }
     NATTEN_OPS_UNROLL
     for (int q = Queries::kFirst; q < Queries::kFirst + Queries::kCount; ++q) {
-      const float factor_of = shuffle_of_four(factor, q);
+      const float factor_of = shuffle_within<V::kRows>(factor, q);
       NATTEN_OPS_UNROLL
-      for (int c = 0; c < kChannels; ++c) sums[q][c] *= factor_of;
+      for (int c = 0; c < V::kChannels; ++c) sums[q][c] *= factor_of;
     }
   }
 
@@ -107,7 +107,7 @@ staged_forward_kernel(const ForwardParameters parameters) {
 
   const Lane<V> lane;
   const Patch<V> patch(common, tile, lane);
-  const Rows key_rows = Rows::find<true>(common, tile, patch);
+  const Rows<V> key_rows = Rows<V>::template find<true>(common, tile, patch);
   const int first_row = key_rows.of[0].first;
   const int first_column = partners<true>(common, tile, 1, patch.column).first;
   const int own_row = patch.row_of(lane.own);
@@ -135,6 +135,11 @@ staged_forward_kernel(const ForwardParameters parameters) {
   }
 }
 
+template <typename F>
+auto with_forward_variant(const Problem& problem, F f) {
+  return with_variant<Variant<4, 8, 4>, Variant<8, 8, 4>>(problem, f);
+}
+
 template <typename V>
 int64_t forward_bytes(const Problem& problem, const Shape& shape) {
   const int64_t numbers = bias_numbers(make_common(problem, nullptr, shape));
@@ -154,14 +159,14 @@ bool find_forward_shape(const Problem& problem, Shape& shape) {
 bool staged_covers(const ForwardCall& call) {
   return staged::covers(call.problem, call.dtype,
                         {&call.query, &call.key, &call.value, &call.output}) &&
-         staged::with_variant(call.problem, [&](auto variant) {
+         staged::with_forward_variant(call.problem, [&](auto variant) {
            staged::Shape shape;
            return staged::find_forward_shape<decltype(variant)>(call.problem, shape);
          });
 }
 
 const char* staged_forward(const ForwardCall& call, void* stream) {
-  return staged::with_variant(call.problem, [&](auto variant) {
+  return staged::with_forward_variant(call.problem, [&](auto variant) {
     using V = decltype(variant);
     const Problem& problem = call.problem;
     staged::Shape shape;

@@ -1,5 +1,6 @@
 """What the CUDA kernels compute, on the CPU: emulated (tests/emulator/simt) and watched by sanitizers."""
 
+import dataclasses
 import math
 import random
 from functools import partial
@@ -192,6 +193,54 @@ def test_small_windows(worker, spatial, kernel_size, dilation, head_dim, scale, 
         check(Kernels(worker, ORDERS[::2]), problem, scale)
 
 
+@pytest.mark.parametrize(
+    ('spatial', 'kernel_size', 'dilation', 'head_dim', 'scale'),
+    [
+        ((7, 7), (7, 7), (1, 1), 32, None),  # one window: all queries have the same rows of keys
+        ((8, 17), (7, 7), (1, 1), 32, -0.5),  # windows shifted by less than the rows of a group
+        ((33, 21), (7, 7), (1, 1), 32, None),  # groups with centered windows, and cut at the end
+        ((11, 50), (3, 3), (1, 1), 16, 1.0),  # fewer rows in a window than queries in a group
+        ((26, 40), (5, 5), (2, 3), 24, 0.07),
+        ((18, 19), (9, 9), (1, 2), 64, 0.0),
+        ((20, 12), (11, 11), (1, 1), 40, -1.0),
+        ((26, 16), (13, 13), (2, 1), 32, None),
+        ((21, 18), (4, 6), (1, 1), 20, None),  # windows that are not square, with even sides
+        ((15, 40), (3, 9), (3, 2), 4, None),
+        ((37, 5), (8, 1), (1, 1), 36, None),
+    ],
+)
+@pytest.mark.parametrize('bias', [torch.float32, None], ids=['bias', 'no bias'])
+def test_staged_windows(worker, spatial, kernel_size, dilation, head_dim, scale, bias):
+    """The kernels for float32: borders of all kinds, in both layouts, with scales of all signs."""
+    for layouts in (('fused', 'fused', 'fused', 'contiguous'), ('contiguous',) * 4):
+        problem = Problem(
+            1, spatial, 2, head_dim, kernel_size, dilation, torch.float32, bias, layouts
+        )
+        kernels = Kernels(worker, ORDERS[::2])
+        check(kernels, problem, scale)
+        assert kernels.staged
+
+
+@pytest.mark.parametrize(
+    ('changes', 'capability'),
+    [
+        (dict(spatial=(60,), kernel_size=(7,), dilation=(1,)), 90),  # one axis
+        (dict(kernel_size=(2, 7)), 90),  # too few rows
+        (dict(spatial=(28, 25), kernel_size=(13, 13), head_dim=64), 90),  # too large a region
+        (dict(head_dim=6), 90),
+        (dict(head_dim=68), 90),
+        (dict(layouts=('sliced',) * 4), 90),
+        (dict(layouts=('contiguous', 'contiguous', 'contiguous', 'transposed')), 90),  # the backward
+        (dict(), 75),
+    ],
+)
+def test_what_is_left_to_the_scalar_kernels(worker, changes, capability):
+    problem = Problem(1, (17, 20), 2, 32, (7, 7), (1, 1), torch.float32, torch.float32)
+    kernels = Kernels(worker, capability=capability)
+    check(kernels, dataclasses.replace(problem, **changes))
+    assert not kernels.staged
+
+
 NAN, INFINITY = float('nan'), float('inf')
 
 
@@ -217,16 +266,17 @@ def test_what_is_not_finite_stays_where_the_mathematics_puts_it(
     ):
         assert torch.equal(actual, wanted), name
     assert kernels.covered == (dtype in HALF)
+    assert kernels.staged == (dtype == torch.float32)
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16], ids=str)
 def test_offsets_beyond_32_bits(worker, dtype):
     """Rows that lie 2**32 bytes apart give the same as rows in a row.
 
-    The kernels for small windows leave such rows to the others, so the window is not square.
+    The small and the staged kernels leave such rows to the others, so the window is none for them.
     """
     query, key, value, grad = torch.randn(4, 1, 6, 5, 2, 8).to(dtype).unbind()
-    settings = (None, (3, 2), (2, 1), 1.0)
+    settings = (None, (2, 3), (2, 1), 1.0)
     near, far = Kernels(worker), Kernels(worker, far=True)
     output, logsumexp = near.forward(query, key, value, *settings)
     results = far.forward(query, key, value, *settings)

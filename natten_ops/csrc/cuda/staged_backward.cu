@@ -386,27 +386,17 @@ int64_t key_bytes(const Problem& problem, const Shape& shape) {
   return numbers * int64_t(sizeof(float)) + int64_t(common.region_tokens) * int64_t(sizeof(Two));
 }
 
-// For head_dim up to kDim.
-template <int kHeadDim>
-struct Variants {
-  static constexpr int kDim = kHeadDim;
-  using ByQueries = Variant<kDim / 16, 16, 2>;
-  using ByKeys = Variant<kDim / 8, 8, 4>;
-};
-
-template <typename F>
-auto with_variants(const Problem& problem, F f) {
-  return with_variant<Variants<32>, Variants<64>>(problem, f);
+template <typename V>
+bool find_shapes(const Problem& problem, Shape& by_queries, Shape& by_keys) {
+  const auto bytes = [&](const Shape& shape) { return query_bytes<V>(problem, shape); };
+  const auto bytes_of_keys = [&](const Shape& shape) { return key_bytes<V>(problem, shape); };
+  return find_shape<V, true>(problem, kQueryWarps, bytes, by_queries) &&
+         find_shape<V, false>(problem, kKeyWarps, bytes_of_keys, by_keys);
 }
 
-template <typename Both>
-bool find_shapes(const Problem& problem, Shape& by_queries, Shape& by_keys) {
-  using V = typename Both::ByQueries;
-  using KeyV = typename Both::ByKeys;
-  const auto bytes = [&](const Shape& shape) { return query_bytes<V>(problem, shape); };
-  const auto bytes_of_keys = [&](const Shape& shape) { return key_bytes<KeyV>(problem, shape); };
-  return find_shape<V, true>(problem, kQueryWarps, bytes, by_queries) &&
-         find_shape<KeyV, false>(problem, kKeyWarps, bytes_of_keys, by_keys);
+template <typename F>
+auto with_backward_variant(const Problem& problem, F f) {
+  return with_variant<Variant<2, 16, 2>, Variant<4, 16, 2>>(problem, f);
 }
 
 int64_t numbers_bytes(const Problem& problem) {
@@ -423,9 +413,9 @@ bool staged_covers(const BackwardCall& call) {
   return staged::covers(call.problem, call.dtype,
                         {&call.query, &call.key, &call.value, &call.output, &call.grad_output,
                          &call.grad_query, &call.grad_key, &call.grad_value}) &&
-         staged::with_variants(call.problem, [&](auto variants) {
+         staged::with_backward_variant(call.problem, [&](auto variant) {
            staged::Shape by_queries, by_keys;
-           return staged::find_shapes<decltype(variants)>(call.problem, by_queries, by_keys);
+           return staged::find_shapes<decltype(variant)>(call.problem, by_queries, by_keys);
          });
 }
 
@@ -433,22 +423,20 @@ int64_t staged_backward_scratch(const BackwardCall& call) {
   const Problem& problem = call.problem;
   const int64_t bytes = staged::numbers_bytes(problem);
   if (!call.grad_bias) return bytes;
-  return bytes + staged::with_variants(problem, [&](auto variants) {
+  return bytes + staged::with_backward_variant(problem, [&](auto variant) {
            staged::Shape by_queries, by_keys;
-           staged::find_shapes<decltype(variants)>(problem, by_queries, by_keys);
+           staged::find_shapes<decltype(variant)>(problem, by_queries, by_keys);
            return staged::slots_of(problem, by_queries) * problem.heads * problem.bias_size() *
                   int64_t(sizeof(float));
          });
 }
 
 const char* staged_backward(const BackwardCall& call, void* stream) {
-  return staged::with_variants(call.problem, [&](auto variants) -> const char* {
-    using Both = decltype(variants);
-    using V = typename Both::ByQueries;
-    using KeyV = typename Both::ByKeys;
+  return staged::with_backward_variant(call.problem, [&](auto variant) -> const char* {
+    using V = decltype(variant);
     const Problem& problem = call.problem;
     staged::Shape by_queries, by_keys;
-    staged::find_shapes<Both>(problem, by_queries, by_keys);
+    staged::find_shapes<V>(problem, by_queries, by_keys);
     const auto tensor = [&](const TensorView& view) { return staged::Tensor(problem, view); };
     const staged::Tensor numbers(problem, call.scratch, 2);
     float* const block_sums = call.grad_bias
@@ -470,9 +458,9 @@ const char* staged_backward(const BackwardCall& call, void* stream) {
         staged::make_common(problem, call.bias, by_keys),
         {tensor(call.query), tensor(call.key), tensor(call.value), tensor(call.grad_output),
          tensor(call.grad_key), tensor(call.grad_value), numbers}};
-    error = launch(staged::staged_key_kernel<KeyV>,
-                   staged::slots_of(problem, by_keys) * problem.heads, 32 * by_keys.warps(),
-                   staged::key_bytes<KeyV>(problem, by_keys), stream, key_parameters);
+    error = launch(staged::staged_key_kernel<V>, staged::slots_of(problem, by_keys) * problem.heads,
+                   32 * by_keys.warps(), staged::key_bytes<V>(problem, by_keys), stream,
+                   key_parameters);
     if (error || !call.grad_bias) return error;
     return sum_tables<float>(block_sums, slots, problem.heads * problem.bias_size(),
                              static_cast<float*>(call.grad_bias), stream);

@@ -15,7 +15,7 @@ namespace staged {
 
 namespace {
 
-constexpr int kWarps = 16;  // of a multiprocessor, so that a thread has 128 registers
+constexpr int kWarps = 12;  // of a multiprocessor, so that a thread has 168 registers
 constexpr int kSlack = 8;
 
 enum : int { kQuery, kKey, kValue, kOutput, kLogsumexp, kTensors };

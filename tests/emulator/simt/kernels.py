@@ -100,8 +100,8 @@ class Kernels:
     """How to call the kernels.
 
     ``orders``, ``scalar``, ``capability`` and ``far`` are those of a Request; ``layout`` makes a tensor
-    that has the strides for a result like another one; ``covered`` tells whether the last call was one
-    for the matrix kernels.
+    that has the strides for a result like another one; ``covered`` and ``staged`` tell whether the last
+    call was one for the matrix kernels, or for the staged ones.
     """
 
     worker: Worker
@@ -111,6 +111,7 @@ class Kernels:
     far: bool = False
     layout: Callable[[Tensor], Tensor] = lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype)
     covered: bool = False
+    staged: bool = False
 
     def _run(
         self,
@@ -140,6 +141,7 @@ class Kernels:
             Request(function, problem, dtype, memory, self.orders, self.scalar, self.capability, self.far)
         )
         self.covered = answer.covered and not self.scalar
+        self.staged = answer.staged and not self.scalar
         return [_result(answer.results[name], like) for name, like in results.items()]
 
     def forward(

@@ -21,5 +21,7 @@ EXPORT int64_t simt_backward_scratch(const BackwardCall* call, bool scalar) {
 
 EXPORT bool simt_matrix_covers_forward(const ForwardCall* call) { return matrix_covers(*call); }
 EXPORT bool simt_matrix_covers_backward(const BackwardCall* call) { return matrix_covers(*call); }
+EXPORT bool simt_staged_covers_forward(const ForwardCall* call) { return staged_covers(*call); }
+EXPORT bool simt_staged_covers_backward(const BackwardCall* call) { return staged_covers(*call); }
 
 }  // namespace natten_ops::cuda

@@ -55,6 +55,7 @@ class Answer:
 
     error: str | None
     covered: bool  # by the matrix kernels
+    staged: bool  # covered by the kernels for float32
     results: dict[str, bytes]
 
 
@@ -204,9 +205,12 @@ def run(library: ctypes.CDLL, request: Request, order: int) -> Answer:
             results[name] = after
         else:
             assert after == memory.data, f'{name} was written to'
-    covered = getattr(library, f'simt_matrix_covers_{request.function}')(ctypes.byref(call))
+    covered, staged = (
+        getattr(library, f'simt_{family}_covers_{request.function}')(ctypes.byref(call))
+        for family in ('matrix', 'staged')
+    )
     allocations.free()
-    return Answer(error and error.decode(), covered, results)
+    return Answer(error and error.decode(), covered, staged, results)
 
 
 def run_in_all_orders(library: ctypes.CDLL, request: Request) -> Answer:
@@ -224,7 +228,8 @@ def main() -> None:
     library.simt_backward_scratch.restype = ctypes.c_int64
     for function in ('forward', 'backward'):
         getattr(library, f'simt_{function}').restype = ctypes.c_char_p
-        getattr(library, f'simt_matrix_covers_{function}').restype = ctypes.c_bool
+        for family in ('matrix', 'staged'):
+            getattr(library, f'simt_{family}_covers_{function}').restype = ctypes.c_bool
     while True:
         try:
             request = pickle.load(sys.stdin.buffer)
@@ -234,7 +239,7 @@ def main() -> None:
         try:
             answer = run_in_all_orders(library, request)
         except AssertionError as error:
-            answer = Answer(str(error), False, {})
+            answer = Answer(str(error), False, False, {})
         signal.alarm(0)
         pickle.dump(answer, sys.stdout.buffer)
         sys.stdout.flush()

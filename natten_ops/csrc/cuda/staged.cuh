@@ -435,36 +435,38 @@ NATTEN_OPS_DEVICE int table_entry(const Common& common, int offset0, int offset1
          common.kernel_size[1] - 1;
 }
 
-// Begins to copy two tensors into a region.
+// Begins to copy two tensors into a region. A thread copies the same piece of several rows.
 template <typename V>
 NATTEN_OPS_DEVICE void copy_region(const Common& common, const Plane& first, const Plane& second,
                                    const Span& rows, const Span& columns, float* region) {
-  constexpr int kPieces = V::kDim / 4;   // of a token
-  constexpr int kTokens = 32 / kPieces;  // that a warp copies at once
-  const int token = thread_index() % 32 / kPieces, channel = thread_index() % kPieces * 4;
-  const bool exists = channel < common.head_dim;
-  const int row = thread_index() / 32, size = columns.size();
-  const auto begin = [&](const Plane& plane) {
-    return plane.at(rows.first + row, columns.first + token) + (exists ? channel : 0);
-  };
-  const float *from_first = begin(first), *from_second = begin(second);
-  float* to = region + (row * common.pitch + token) * V::kStride + channel;
-  for (int left = rows.size() - row; left > 0; left -= common.warps) {
-    const float *at_first = from_first, *at_second = from_second;
-    float* at = to;
-    NATTEN_OPS_NO_UNROLL
-    for (int column = token; column < size; column += kTokens) {
-      copy_async_16(at, at_first, exists);
-      copy_async_16(at + V::kDim, at_second, exists);
-      at_first += kTokens * first.step[1];
-      at_second += kTokens * second.step[1];
-      at += kTokens * V::kStride;
-    }
-    from_first += int64_t(common.warps) * first.step[0];
-    from_second += int64_t(common.warps) * second.step[0];
-    to += common.warps * common.pitch * V::kStride;
+  constexpr int kPieces = V::kDim / 4;  // of a token
+  const int threads = 32 * common.warps, pieces = columns.size() * kPieces;
+  // As many rows at once as there are threads for.
+  int row = 0, begin = thread_index(), step = 1;
+  for (int left = threads - pieces; left >= pieces; left -= pieces) ++step;
+  while (begin >= pieces && row < step) {
+    begin -= pieces;
+    ++row;
   }
-  copy_async_commit();
+  if (row == step) return;
+  for (int piece = begin; piece < pieces; piece += threads) {
+    const int column = piece / kPieces, channel = piece % kPieces * 4;
+    const bool exists = channel < common.head_dim;
+    const auto find = [&](const Plane& plane) {
+      return plane.at(rows.first + row, columns.first + column) + (exists ? channel : 0);
+    };
+    const float *from_first = find(first), *from_second = find(second);
+    const int steps[2] = {step * first.step[0], step * second.step[0]};
+    float* to = region + (row * common.pitch + column) * V::kStride + channel;
+    NATTEN_OPS_NO_UNROLL
+    for (int left = rows.size() - row; left > 0; left -= step) {
+      copy_async_16(to, from_first, exists);
+      copy_async_16(to + V::kDim, from_second, exists);
+      from_first += steps[0];
+      from_second += steps[1];
+      to += step * common.pitch * V::kStride;
+    }
+  }
 }
 
 // Where a thread is in a region: its channels of a token.
@@ -531,7 +533,7 @@ struct Shape {
 // Finds the tiles that take the least time, as estimated: the instructions of all patches and of
 // copies, and more if few warps share a multiprocessor. bytes(shape) is the shared memory that they
 // take; registers are enough for `most_warps` in all. False if fewer than kLeastWarps fit.
-constexpr int kLeastWarps = 6;
+constexpr int kLeastWarps = 4;
 
 template <typename V, bool kOfQueries, typename Bytes>
 bool find_shape(const Problem& problem, int most_warps, Bytes bytes, Shape& best) {
@@ -624,8 +626,8 @@ inline bool covers(const Problem& problem, Dtype dtype,
       return false;
     }
     for (int axis = 0; axis < 2; ++axis) {
-      // Steps from token to token of a group or of a copy are counted in 32 bits.
-      if (!is_small(4 * double(view->axis_stride[axis]) * problem.dilation[axis])) return false;
+      // Some steps from token to token are counted in 32 bits.
+      if (!is_small(64 * double(view->axis_stride[axis]) * problem.dilation[axis])) return false;
     }
   }
   return true;

@@ -187,6 +187,7 @@ staged_query_kernel(const QueryParameters parameters) {
     const Span rows = partners<true>(common, tile, 0), columns = partners<true>(common, tile, 1);
     const Planes<kTensors> planes(parameters.tensors, tile);
     copy_region<V>(common, planes[kKey], planes[kValue], rows, columns, region);
+    copy_async_commit();
     make_bias_table(common, tile, table);
 
     const Lane<V> lane;
@@ -330,6 +331,7 @@ staged_key_kernel(const KeyParameters parameters) {
   float* region = table + bias_numbers(common);
   Two* numbers = reinterpret_cast<Two*>(region + common.region_tokens * V::kStride);
   copy_region<V>(common, planes[kQuery], planes[kGradOutput], rows, columns, region);
+  copy_async_commit();
   make_bias_table(common, tile, table);
   const Plane number_plane = planes[kNumbers];
   for (int row = thread_index() / 32; row < rows.size(); row += common.warps) {

@@ -103,6 +103,7 @@ staged_forward_kernel(const ForwardParameters parameters) {
   float* table = reinterpret_cast<float*>(shared_memory());
   float* region = table + bias_numbers(common);
   copy_region<V>(common, planes[kKey], planes[kValue], rows, columns, region);
+  copy_async_commit();
   make_bias_table(common, tile, table);
 
   const Lane<V> lane;

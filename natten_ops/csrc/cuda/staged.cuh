@@ -72,8 +72,9 @@ struct Common {
   int batch, head_dim, kernel_size[2], length[2], dilation[2];
   int tile[2];                                    // as Tiling has it
   Divisor heads, tiles[2], residues[2], patches;  // patches: side by side in a tile
-  int pitch, region_tokens;  // of a region: tokens from row to row, and of all rows
-  int warps;                 // of a block
+  int pitch, region_tokens;     // of a region: tokens from row to row, and of all rows
+  int warps;                    // of a block
+  int far_tokens, far_entries;  // of a region and the bias: between rows a window's height apart
   float scale, log2_scale;
   const float* bias;  // (heads, bias_size), or null
 
@@ -219,6 +220,16 @@ struct Some {
 template <typename V>
 using All = Some<0, V::kRows>;
 
+// What a group's queries meet at one time: the first kNearQueries a row of keys, the others the row
+// that is a window's height further on. As the queries' windows begin not more than kRows - 1 rows
+// apart, so many are the rows of which one is for some and the other for the rest.
+template <typename V, int kNearQueries>
+struct Split {
+  static constexpr bool kHasFar = kNearQueries < V::kRows;
+  using Near = Some<0, kNearQueries>;
+  using Far = Some<kNearQueries, V::kRows - kNearQueries>;
+};
+
 // The rows of a patch's partners.
 template <typename V>
 struct Rows {
@@ -245,6 +256,29 @@ struct Rows {
         visit_end<1>(row, visit);
       } else {
         visit(All<V>());
+      }
+    }
+  }
+  // For queries: calls visit(Split) for each of the `size` rows of a window.
+  template <typename Visit>
+  NATTEN_OPS_DEVICE void visit_windows(int size, Visit visit) const {
+    for (int row = of[0].first; row < of[0].first + size; ++row) {
+      if (row < of[V::kRows - 1].first) {
+        visit_split<1>(row, visit);
+      } else {
+        visit(Split<V, V::kRows>());
+      }
+    }
+  }
+
+ private:
+  template <int kNear, typename Visit>
+  NATTEN_OPS_DEVICE void visit_split(int row, Visit& visit) const {
+    if constexpr (kNear < V::kRows) {
+      if (kNear == V::kRows - 1 || row < of[kNear].first) {
+        visit(Split<V, kNear>());
+      } else {
+        visit_split<kNear + 1>(row, visit);
       }
     }
   }
@@ -317,6 +351,11 @@ NATTEN_OPS_DEVICE float sum_over_group(const Lane<V>& lane, const float (&produc
   NATTEN_OPS_UNROLL
   for (int mask = kRows; mask < V::kGroup; mask *= 2) sum += shuffle_xor(sum, mask);
   return sum;
+}
+
+template <typename V, int kRows>
+NATTEN_OPS_DEVICE float sum_over_group(const Lane<V>& lane, const float (&products)[kRows]) {
+  return sum_over_group<All<V>>(lane, products);
 }
 
 // sums += the weights that the tokens' own threads have, times a partner.
@@ -411,7 +450,7 @@ NATTEN_OPS_DEVICE void store_tokens(const Common& common, const Plane& plane, co
 
 // A head's table of the bias, times log2(e); zeros without one. Rows are added on both sides, which
 // threads may read whose own token is not one of those that a row of partners is for.
-constexpr int kMarginRows = 3;
+constexpr int kMarginRows = 1;
 
 NATTEN_OPS_HOST_DEVICE int bias_numbers(const Common& common) {
   const int numbers = common.bias_size() + 2 * kMarginRows * common.entries();
@@ -497,6 +536,27 @@ struct Cursor {
     }
   }
 };
+
+// multiply() and accumulate() for the queries that a row further on is for, if there are any.
+template <typename Queries, int kTensor, typename V, int kRows, int kChannels>
+NATTEN_OPS_DEVICE void multiply_far(const Cursor<V>& cursor, int further,
+                                    const float (&queries)[kRows][kChannels],
+                                    float (&products)[kRows]) {
+  if constexpr (Queries::kHasFar) {
+    typename V::Channels partner;
+    cursor.template load<kTensor>(further, partner);
+    multiply<typename Queries::Far>(queries, partner, products);
+  }
+}
+template <typename Queries, int kTensor, typename V, int kRows, int kChannels>
+NATTEN_OPS_DEVICE void accumulate_far(const Cursor<V>& cursor, int further, float weight,
+                                      float (&sums)[kRows][kChannels]) {
+  if constexpr (Queries::kHasFar) {
+    typename V::Channels partner;
+    cursor.template load<kTensor>(further, partner);
+    accumulate<typename Queries::Far>(weight, partner, sums);
+  }
+}
 
 // ---- Launches ----
 
@@ -597,6 +657,8 @@ inline Common make_common(const Problem& problem, const void* bias, const Shape&
   }
   common.pitch = shape.tiling.region[1];
   common.region_tokens = shape.tiling.region[0] * shape.tiling.region[1];
+  common.far_tokens = common.kernel_size[0] * common.pitch;
+  common.far_entries = common.kernel_size[0] * common.entries();
   common.patches = Divisor(shape.patches[1]);
   common.warps = shape.warps();
   common.scale = static_cast<float>(problem.scale);

@@ -90,10 +90,11 @@ struct BiasGradient {
     for (int i = thread_index() % 32; i < common.bias_size(); i += 32) table[i] = 0;
   }
 
-  // Adds up the row, which has `kernel_size[1]` keys for Queries.
+  // Adds up the row, which has `kernel_size[1]` keys for each query.
   template <typename Queries>
   NATTEN_OPS_DEVICE void add_row(const Lane<V>& lane, bool has_column) {
     const int count = common.kernel_size[1] * V::kRows;
+    const int own_entry = first_entry + (Queries::Near::has(lane.own) ? 0 : common.far_entries);
     warp_barrier();
     if (is_even) {
       NATTEN_OPS_NO_UNROLL
@@ -103,18 +104,16 @@ struct BiasGradient {
         NATTEN_OPS_UNROLL
         for (int n = 0; n < V::kColumns; ++n) sum += numbers[n / 4].numbers[n % 4];
         // Number i is one of query `own`.
-        if (Queries::has(lane.own)) table[first_entry + column_entry + i / V::kRows] += sum;
+        table[own_entry + column_entry + i / V::kRows] += sum;
       }
     } else {
       NATTEN_OPS_NO_UNROLL
       for (int column = 0; column < V::kColumns; ++column) {
-        const int entry = first_entry + shuffle(column_entry, column * V::kGroup);
+        const int entry = own_entry + shuffle(column_entry, column * V::kGroup);
         const bool exists = shuffle(static_cast<int>(has_column), column * V::kGroup);
         NATTEN_OPS_NO_UNROLL
         for (int i = thread_index() % 32; i < count; i += 32) {
-          if (exists && Queries::has(lane.own)) {
-            table[entry + i / V::kRows] += row[i * V::kColumns + column];
-          }
+          if (exists) table[entry + i / V::kRows] += row[i * V::kColumns + column];
         }
         warp_barrier();
       }
@@ -134,27 +133,30 @@ struct QueryGradients {
   Two numbers;  // of query `own`
   bool exists;  // query `own`
 
-  // The next kKeys keys of a row, which are keys of Queries. If `adds`, also of query `own`.
+  // The next kKeys keys of a row, and of the row that is `far` tokens further on. `entries`: from
+  // the first row's bias to that of the query `own`.
   template <typename Queries, int kKeys>
-  NATTEN_OPS_DEVICE void visit(bool adds) {
+  NATTEN_OPS_DEVICE void visit(int far, int entries) {
     typename V::Channels key[kKeys];
-    float logits[kKeys], grads[kKeys];
+    float grads[kKeys];
     NATTEN_OPS_UNROLL
     for (int i = 0; i < kKeys; ++i) {
-      typename V::Channels value;
       float products[V::kRows];
       keys.template load<0>(i, key[i]);
-      multiply<Queries>(queries, key[i], products);
-      logits[i] = sum_over_group<Queries>(lane, products) + bias[i];
+      multiply<typename Queries::Near>(queries, key[i], products);
+      multiply_far<Queries, 0>(keys, far + i, queries, products);
+      const float logit = sum_over_group(lane, products) + bias[entries + i];
+      typename V::Channels value;
       keys.template load<1>(i, value);
-      multiply<Queries>(grad_outputs, value, products);
-      grads[i] = sum_over_group<Queries>(lane, products);
+      multiply<typename Queries::Near>(grad_outputs, value, products);
+      multiply_far<Queries, 1>(keys, far + i, grad_outputs, products);
+      grads[i] = weight_of(numbers, logit) * (sum_over_group(lane, products) - numbers.delta);
     }
     NATTEN_OPS_UNROLL
     for (int i = 0; i < kKeys; ++i) {
-      grads[i] = weight_of(numbers, logits[i]) * (grads[i] - numbers.delta);
-      accumulate<Queries>(grads[i], key[i], sums);
-      row[i * BiasGradient<V>::kNumbers] = adds ? grads[i] : 0;
+      accumulate<typename Queries::Near>(grads[i], key[i], sums);
+      accumulate_far<Queries, 0>(keys, far + i, grads[i], sums);
+      row[i * BiasGradient<V>::kNumbers] = exists ? grads[i] : 0;
     }
     row += kKeys * BiasGradient<V>::kNumbers;
     keys.advance(kKeys);
@@ -162,11 +164,13 @@ struct QueryGradients {
   }
 
   template <typename Queries>
-  NATTEN_OPS_DEVICE void visit_row(int size) {
-    const bool adds = exists && Queries::has(lane.own);
+  NATTEN_OPS_DEVICE void visit_row(int size, int far, int entries) {
     int left = size;
-    for (; left >= 2; left -= 2) visit<Queries, 2>(adds);
-    if (left) visit<Queries, 1>(adds);
+    // Two rows at once take more registers.
+    if constexpr (!Queries::kHasFar) {
+      for (; left >= 2; left -= 2) visit<Queries, 2>(far, entries);
+    }
+    for (; left > 0; --left) visit<Queries, 1>(far, entries);
   }
 };
 
@@ -232,10 +236,11 @@ staged_query_kernel(const QueryParameters parameters) {
     block_barrier();
 
     if (patch.exists) {
-      key_rows.visit([&](auto queries) {
+      key_rows.visit_windows(common.kernel_size[0], [&](auto queries) {
         using Queries = decltype(queries);
+        const int entries = Queries::Near::has(lane.own) ? 0 : common.far_entries;
         gradients.row = row;
-        gradients.template visit_row<Queries>(size);
+        gradients.template visit_row<Queries>(size, common.far_tokens, entries);
         gradients.keys.advance(common.pitch - size);
         gradients.bias += common.entries() - size;
         if (block_sums) bias_gradient.template add_row<Queries>(lane, patch.has_column);

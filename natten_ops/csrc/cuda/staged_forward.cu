@@ -34,46 +34,47 @@ struct Attention {
   // Of query `own`. Logits above `limit`, -inf before the first, move the base.
   float base = 0, limit = -INFINITY, total = 0;
 
-  // The next kKeys keys of a row, which are keys of Queries.
+  // The next kKeys keys of a row, and of the row that is `far` tokens further on. `entries`: from
+  // the first row's bias to that of the query `own`.
   template <typename Queries, int kKeys>
-  NATTEN_OPS_DEVICE void visit() {
+  NATTEN_OPS_DEVICE void visit(int far, int entries) {
     float logits[kKeys];
     NATTEN_OPS_UNROLL
     for (int i = 0; i < kKeys; ++i) {
       typename V::Channels key;
       float products[V::kRows];
       keys.template load<0>(i, key);
-      multiply<Queries>(queries, key, products);
-      logits[i] = sum_over_group<Queries>(lane, products) + bias[i];
+      multiply<typename Queries::Near>(queries, key, products);
+      multiply_far<Queries, 0>(keys, far + i, queries, products);
+      logits[i] = sum_over_group(lane, products) + bias[entries + i];
     }
     float largest = logits[0];
     NATTEN_OPS_UNROLL
     for (int i = 1; i < kKeys; ++i) largest = larger(largest, logits[i]);
-    const bool moves = Queries::has(lane.own) && largest > limit;
-    if (warp_any(moves)) move_base<Queries>(moves, largest);
+    if (warp_any(largest > limit)) move_base(largest);
     NATTEN_OPS_UNROLL
     for (int i = 0; i < kKeys; ++i) {
-      typename V::Channels value;
-      keys.template load<1>(i, value);
       const float weight = exp2_of(logits[i] - base);
       total += weight;
-      accumulate<Queries>(weight, value, sums);
+      typename V::Channels value;
+      keys.template load<1>(i, value);
+      accumulate<typename Queries::Near>(weight, value, sums);
+      accumulate_far<Queries, 1>(keys, far + i, weight, sums);
     }
     keys.advance(kKeys);
     bias += kKeys;
   }
 
-  template <typename Queries>
-  NATTEN_OPS_DEVICE void move_base(bool moves, float largest) {
+  NATTEN_OPS_DEVICE void move_base(float largest) {
     float factor = 1;
-    if (moves) {
+    if (largest > limit) {
       factor = limit > -INFINITY ? exp2_of(base - largest) : 0;
       base = largest;
       limit = largest + kSlack;
       total *= factor;
     }
     NATTEN_OPS_UNROLL
-    for (int q = Queries::kFirst; q < Queries::kFirst + Queries::kCount; ++q) {
+    for (int q = 0; q < V::kRows; ++q) {
       const float factor_of = shuffle_within<V::kRows>(factor, q);
       NATTEN_OPS_UNROLL
       for (int c = 0; c < V::kChannels; ++c) sums[q][c] *= factor_of;
@@ -82,13 +83,11 @@ struct Attention {
 
   // A row of `size` keys.
   template <typename Queries>
-  NATTEN_OPS_DEVICE void visit_row(int size) {
-    const float before = total;
+  NATTEN_OPS_DEVICE void visit_row(int size, int far, int entries) {
     int left = size;
-    for (; left >= 4; left -= 4) visit<Queries, 4>();
-    if (left & 2) visit<Queries, 2>();
-    if (left & 1) visit<Queries, 1>();
-    if (!Queries::has(lane.own)) total = before;
+    for (; left >= 4; left -= 4) visit<Queries, 4>(far, entries);
+    if (left & 2) visit<Queries, 2>(far, entries);
+    if (left & 1) visit<Queries, 1>(far, entries);
   }
 };
 
@@ -124,8 +123,10 @@ staged_forward_kernel(const ForwardParameters parameters) {
   if (!patch.exists) return;
 
   const int size = common.kernel_size[1];
-  key_rows.visit([&](auto queries) {
-    attention.template visit_row<decltype(queries)>(size);
+  key_rows.visit_windows(common.kernel_size[0], [&](auto queries) {
+    using Queries = decltype(queries);
+    const int entries = Queries::Near::has(lane.own) ? 0 : common.far_entries;
+    attention.template visit_row<Queries>(size, common.far_tokens, entries);
     attention.keys.advance(common.pitch - size);
     attention.bias += common.entries() - size;
   });

@@ -1,4 +1,4 @@
-// The three families of kernels that run.cu chooses from. Each launches what it needs on the stream
+// The four families of kernels that run.cu chooses from. Each launches what it needs on the stream
 // and returns null, or an error message.
 #pragma once
 

@@ -7,9 +7,9 @@
 // patch. So all of them meet the same rows of partners, and every column of partners is one of the
 // group's own: nothing is masked, and no token is touched that is not a partner.
 //
-// Rows differ in which of the kRows tokens they are for: at first the upper tokens, then all, at
-// last the lower ones (as long as windows have at least kLeastRows rows). Code for each of these
-// cases is chosen row by row.
+// But not every row is for all of a group's tokens. For queries, a row that is for the first of
+// them goes together with one that is for the others (Split); for keys, some rows are for one key
+// only (Some). Code for each case is chosen row by row.
 //
 // Thread `own` = thread % kRows of a group takes care of the numbers of token `own`. Sums of
 // products over the group's threads go to it (sum_over_group), and weights come from it.
@@ -249,16 +249,18 @@ struct Rows {
   // Calls visit(Some) for each row, with the tokens that have partners there.
   template <typename Visit>
   NATTEN_OPS_DEVICE void visit(Visit visit) const {
-    for (int row = of[0].first; row <= of[V::kRows - 1].last; ++row) {
-      if (row < of[V::kRows - 1].first) {
-        visit_begin<1>(row, visit);
+    static_assert(V::kRows == 2);
+    for (int row = of[0].first; row <= of[1].last; ++row) {
+      if (row < of[1].first) {
+        visit(Some<0, 1>());
       } else if (row > of[0].last) {
-        visit_end<1>(row, visit);
+        visit(Some<1, 1>());
       } else {
         visit(All<V>());
       }
     }
   }
+
   // For queries: calls visit(Split) for each of the `size` rows of a window.
   template <typename Visit>
   NATTEN_OPS_DEVICE void visit_windows(int size, Visit visit) const {
@@ -279,28 +281,6 @@ struct Rows {
         visit(Split<V, kNear>());
       } else {
         visit_split<kNear + 1>(row, visit);
-      }
-    }
-  }
-  // A row for not all tokens, at least the first kCount.
-  template <int kCount, typename Visit>
-  NATTEN_OPS_DEVICE void visit_begin(int row, Visit& visit) const {
-    if constexpr (kCount < V::kRows) {
-      if (kCount == V::kRows - 1 || row < of[kCount].first) {
-        visit(Some<0, kCount>());
-      } else {
-        visit_begin<kCount + 1>(row, visit);
-      }
-    }
-  }
-  // A row for the last tokens, at most those from kFirst on.
-  template <int kFirst, typename Visit>
-  NATTEN_OPS_DEVICE void visit_end(int row, Visit& visit) const {
-    if constexpr (kFirst < V::kRows) {
-      if (kFirst == V::kRows - 1 || row <= of[kFirst].last) {
-        visit(Some<kFirst, V::kRows - kFirst>());
-      } else {
-        visit_end<kFirst + 1>(row, visit);
       }
     }
   }
@@ -336,17 +316,11 @@ NATTEN_OPS_DEVICE float combine(float low, float high, bool takes_high, int mask
 // The sum of token `own`'s products over the group; without meaning if that is not one of Tokens.
 template <typename Tokens, typename V, int kRows>
 NATTEN_OPS_DEVICE float sum_over_group(const Lane<V>& lane, const float (&products)[kRows]) {
-  constexpr bool kHas[4] = {Tokens::has(0), Tokens::has(1), Tokens::has(2), Tokens::has(3)};
-  constexpr bool kHasLower = kHas[0] || kHas[1], kHasUpper = kHas[2] || kHas[3];
-  float sum = 0, upper = 0;
-  if constexpr (kHasLower) {
-    sum = combine<kHas[0], kHas[1]>(products[0], products[1], lane.is_odd, 1);
-  }
-  if constexpr (kHasUpper) {
-    upper = combine<kHas[2], kHas[3]>(products[2], products[3], lane.is_odd, 1);
-  }
+  float sum = combine<Tokens::has(0), Tokens::has(1)>(products[0], products[1], lane.is_odd, 1);
   if constexpr (kRows == 4) {
-    sum = combine<kHasLower, kHasUpper>(sum, upper, lane.is_upper, 2);
+    static_assert(Tokens::kCount == kRows);
+    const float upper = combine<true, true>(products[2], products[3], lane.is_odd, 1);
+    sum = combine<true, true>(sum, upper, lane.is_upper, 2);
   }
   NATTEN_OPS_UNROLL
   for (int mask = kRows; mask < V::kGroup; mask *= 2) sum += shuffle_xor(sum, mask);
@@ -449,12 +423,15 @@ NATTEN_OPS_DEVICE void store_tokens(const Common& common, const Plane& plane, co
 // ---- Shared memory ----
 
 // A head's table of the bias, times log2(e); zeros without one. Rows are added on both sides, which
-// threads may read whose own token is not one of those that a row of partners is for.
+// threads may read whose own key is not one of those that a row of queries is for.
 constexpr int kMarginRows = 1;
 
-NATTEN_OPS_HOST_DEVICE int bias_numbers(const Common& common) {
-  const int numbers = common.bias_size() + 2 * kMarginRows * common.entries();
-  return (numbers + 3) / 4 * 4;
+// `problem` is a Problem or Common.
+template <typename T>
+NATTEN_OPS_HOST_DEVICE int bias_numbers(const T& problem) {
+  const int rows = 2 * static_cast<int>(problem.kernel_size[0]) - 1 + 2 * kMarginRows;
+  const int columns = 2 * static_cast<int>(problem.kernel_size[1]) - 1;
+  return (rows * columns + 3) / 4 * 4;
 }
 
 NATTEN_OPS_DEVICE void make_bias_table(const Common& common, const Tile& tile, float* table) {
@@ -495,7 +472,7 @@ NATTEN_OPS_DEVICE void copy_region(const Common& common, const Plane& first, con
       return plane.at(rows.first + row, columns.first + column) + (exists ? channel : 0);
     };
     const float *from_first = find(first), *from_second = find(second);
-    const int steps[2] = {step * first.step[0], step * second.step[0]};
+    const int64_t steps[2] = {int64_t(step) * first.step[0], int64_t(step) * second.step[0]};
     float* to = region + (row * common.pitch + column) * V::kStride + channel;
     NATTEN_OPS_NO_UNROLL
     for (int left = rows.size() - row; left > 0; left -= step) {
@@ -578,6 +555,9 @@ int most_of_region(const Problem& problem, int axis, int64_t tile) {
       const int region =
           partners_of<kOfQueries>({0, begin, tokens}, {0, end - 1, tokens}, size).size();
       if (region > most) most = region;
+      // In the middle, regions are as large as this one.
+      const int64_t last = (tokens - size - tile) / tile * tile;
+      if (begin >= size && begin < last) begin = last;
     }
   }
   return most;
@@ -592,7 +572,7 @@ struct Shape {
 
 // Finds the tiles that take the least time, as estimated: the instructions of all patches and of
 // copies, and more if few warps share a multiprocessor. bytes(shape) is the shared memory that they
-// take; registers are enough for `most_warps` in all. False if fewer than kLeastWarps fit.
+// take; registers are enough for `most_warps` in all. False if not even kLeastWarps fit.
 constexpr int kLeastWarps = 4;
 
 template <typename V, bool kOfQueries, typename Bytes>
@@ -625,7 +605,8 @@ bool find_shape(const Problem& problem, int most_warps, Bytes bytes, Shape& best
       const int64_t fit = shared / (taken + kReservedShared), most = most_warps / shape.warps();
       const double warps = static_cast<double>((fit < most ? fit : most) * shape.warps());
       if (warps < kLeastWarps) continue;
-      const double copies = 0.06 * V::kDim * shape.tiling.region[0] * shape.tiling.region[1];
+      // A block's copies take time if no other block computes meanwhile.
+      const double copies = (fit > 1 ? 0.06 : 0.12) * V::kDim * shape.tiling.region_tokens();
       const double time = tiles * (shape.warps() * work + copies) * (1 + 4 / warps);
       if (time < least) {
         least = time;
@@ -688,8 +669,8 @@ inline bool covers(const Problem& problem, Dtype dtype,
       return false;
     }
     for (int axis = 0; axis < 2; ++axis) {
-      // Some steps from token to token are counted in 32 bits.
-      if (!is_small(64 * double(view->axis_stride[axis]) * problem.dilation[axis])) return false;
+      // Steps from token to token of a group are counted in 32 bits.
+      if (!is_small(2 * double(view->axis_stride[axis]) * problem.dilation[axis])) return false;
     }
   }
   return true;

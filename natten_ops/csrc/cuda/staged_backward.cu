@@ -77,8 +77,11 @@ struct BiasGradient {
   int first_entry, column_entry;  // of a row of keys and the query `own`: the row's and its first
   bool is_even;                   // all columns exist and have the same column_entry
 
-  static NATTEN_OPS_HOST_DEVICE int numbers(const Common& common) {
-    return common.kernel_size[1] * kNumbers + (common.bias_size() + 3) / 4 * 4;
+  // `problem` is a Problem or Common.
+  template <typename T>
+  static NATTEN_OPS_HOST_DEVICE int numbers(const T& problem) {
+    const int entries = static_cast<int>(problem.bias_size());
+    return static_cast<int>(problem.kernel_size[1]) * kNumbers + (entries + 3) / 4 * 4;
   }
 
   // The warp's memory; the table becomes zeros.
@@ -326,6 +329,7 @@ struct KeyGradients {
 template <typename V>
 NATTEN_OPS_KERNEL(32 * kKeyWarps, 1)
 staged_key_kernel(const KeyParameters parameters) {
+  static_assert(V::kRows - 1 <= kMarginRows);
   const Common& common = parameters.common;
   using namespace by_keys;
   Tile tile;
@@ -380,17 +384,16 @@ staged_key_kernel(const KeyParameters parameters) {
 
 template <typename V>
 int64_t query_bytes(const Problem& problem, const Shape& shape) {
-  const Common common = make_common(problem, nullptr, shape);
-  const int64_t numbers = bias_numbers(common) + int64_t(common.region_tokens) * V::kStride +
-                          shape.warps() * BiasGradient<V>::numbers(common);
+  const int64_t numbers = bias_numbers(problem) +
+                          int64_t(shape.tiling.region_tokens()) * V::kStride +
+                          shape.warps() * BiasGradient<V>::numbers(problem);
   return numbers * int64_t(sizeof(float));
 }
 
 template <typename V>
 int64_t key_bytes(const Problem& problem, const Shape& shape) {
-  const Common common = make_common(problem, nullptr, shape);
-  const int64_t numbers = bias_numbers(common) + int64_t(common.region_tokens) * V::kStride;
-  return numbers * int64_t(sizeof(float)) + int64_t(common.region_tokens) * int64_t(sizeof(Two));
+  return bias_numbers(problem) * int64_t(sizeof(float)) +
+         shape.tiling.region_tokens() * int64_t(V::kStride * sizeof(float) + sizeof(Two));
 }
 
 template <typename V>

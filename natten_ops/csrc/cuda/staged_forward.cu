@@ -144,8 +144,8 @@ auto with_forward_variant(const Problem& problem, F f) {
 
 template <typename V>
 int64_t forward_bytes(const Problem& problem, const Shape& shape) {
-  const int64_t numbers = bias_numbers(make_common(problem, nullptr, shape));
-  return (numbers + int64_t(shape.tiling.region_tokens()) * V::kStride) * int64_t(sizeof(float));
+  return (bias_numbers(problem) + int64_t(shape.tiling.region_tokens()) * V::kStride) *
+         int64_t(sizeof(float));
 }
 
 template <typename V>

@@ -76,6 +76,7 @@ struct BiasGradient {
   float* table;                   // (bias_size)
   int first_entry, column_entry;  // of a row of keys and the query `own`: the row's and its first
   bool is_even;                   // all columns exist and have the same column_entry
+  bool has_row;                   // the row of query `own` exists
 
   // `problem` is a Problem or Common.
   template <typename T>
@@ -106,8 +107,8 @@ struct BiasGradient {
         float sum = 0;
         NATTEN_OPS_UNROLL
         for (int n = 0; n < V::kColumns; ++n) sum += numbers[n / 4].numbers[n % 4];
-        // Number i is one of query `own`.
-        table[own_entry + column_entry + i / V::kRows] += sum;
+        // Number i is one of query `own`. A query that stands in for another must not add.
+        if (has_row) table[own_entry + column_entry + i / V::kRows] += sum;
       }
     } else {
       NATTEN_OPS_NO_UNROLL
@@ -116,7 +117,7 @@ struct BiasGradient {
         const bool exists = shuffle(static_cast<int>(has_column), column * V::kGroup);
         NATTEN_OPS_NO_UNROLL
         for (int i = thread_index() % 32; i < count; i += 32) {
-          if (exists) table[entry + i / V::kRows] += row[i * V::kColumns + column];
+          if (exists && has_row) table[entry + i / V::kRows] += row[i * V::kColumns + column];
         }
         warp_barrier();
       }
@@ -206,6 +207,7 @@ staged_query_kernel(const QueryParameters parameters) {
     bias_gradient.first_entry =
         (first_row - own_row + common.kernel_size[0] - 1) * common.entries();
     bias_gradient.column_entry = first_column - patch.column + size - 1;
+    bias_gradient.has_row = patch.row + lane.own <= patch.last_row;
     const int column_entry = shuffle(bias_gradient.column_entry, 0);
     bias_gradient.is_even =
         !warp_any(!patch.has_column || bias_gradient.column_entry != column_entry);

@@ -1,5 +1,6 @@
 """What the CUDA kernels compute, on the CPU: emulated (tests/emulator/simt) and watched by sanitizers."""
 
+import dataclasses
 import math
 import random
 from functools import partial
@@ -20,6 +21,8 @@ pytestmark = pytest.mark.skipif(not build.asan_library(), reason='needs GCC and 
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 HALF = (torch.bfloat16, torch.float16)
+#: Families of kernels.
+TENSOR_CORES = ('small', 'matrix')
 HEAD_DIMS = (1, 3, 8, 16, 24, 32, 40, 64, 128)
 #: Ascending, descending, and at random.
 ORDERS = (0, 1, 7)
@@ -154,7 +157,8 @@ def test_orders_of_threads_do_not_change_results(
     problem = Problem(1, spatial, heads, head_dim, kernel_size, dilation, dtype, bias, layouts)
     kernels = Kernels(worker, ORDERS)
     check(kernels, problem)
-    assert kernels.covered == (dtype in HALF and head_dim % 8 == 0)
+    on_tensor_cores = dtype in HALF and head_dim % 8 == 0
+    assert (kernels.family in TENSOR_CORES) == on_tensor_cores
 
 
 @pytest.mark.parametrize('dtype', HALF, ids=str)
@@ -165,7 +169,8 @@ def test_matrix_kernels_of_older_devices(worker, dtype, capability):
         problem = Problem(1, (16, 19), 1, head_dim, (7, 7), (1, 2), dtype, torch.float32)
         kernels = Kernels(worker, ORDERS, capability=capability)
         check(kernels, problem)
-        assert kernels.covered == (capability >= 80 or (dtype == torch.float16 and head_dim == 32))
+        on_tensor_cores = capability >= 80 or (dtype == torch.float16 and head_dim == 32)
+        assert (kernels.family in TENSOR_CORES) == on_tensor_cores
 
 
 @pytest.mark.parametrize(
@@ -175,15 +180,15 @@ def test_matrix_kernels_of_older_devices(worker, dtype, capability):
         (('contiguous', 'contiguous', 'contiguous', 'sliced'), 8, torch.bfloat16, True),
         (('contiguous', 'contiguous', 'sliced', 'sliced'), 32, torch.float16, False),
         (('contiguous', 'contiguous', 'contiguous', 'sliced'), 3, torch.float16, False),
-        (('contiguous', 'contiguous', 'contiguous', 'sliced'), 32, torch.float32, False),
+        (('contiguous', 'contiguous', 'contiguous', 'sliced'), 32, torch.float32, True),
     ],
 )
-def test_tensor_cores_wait_for_a_contiguous_gradient(worker, layouts, head_dim, dtype, helps):
+def test_faster_kernels_wait_for_a_contiguous_gradient(worker, layouts, head_dim, dtype, helps):
     """If only the gradient's strides keep a call from them, the caller copies it."""
     problem = Problem(1, (9, 8), 1, head_dim, (3, 3), (1, 1), dtype, None, layouts)
     kernels = Kernels(worker)
     check(kernels, problem)
-    assert not kernels.covered
+    assert kernels.family == 'scalar'
     assert kernels.contiguous_gradient_helps == helps
 
 
@@ -239,7 +244,7 @@ def test_bias_in_half_precision(worker, spatial, kernel_size, head_dim, scalar, 
     *wanted, wanted_bias = run(bias.float())
     assert all(torch.equal(a, b) for a, b in zip(results, wanted, strict=True))
     assert wanted_bias.dtype == torch.float32 and torch.equal(grad_bias, wanted_bias.to(dtype))
-    assert kernels.covered == (not scalar)
+    assert (kernels.family in TENSOR_CORES) == (not scalar)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +273,7 @@ def test_windows_of_any_size(worker, spatial, kernel_size, dilation, head_dim, s
     kernels = Kernels(worker, ORDERS[::2])
     problem = Problem(1, spatial, 2, head_dim, kernel_size, dilation, dtype, torch.float32, layouts)
     check(kernels, problem, scale)
-    assert kernels.covered
+    assert kernels.family == 'matrix'
 
 
 @pytest.mark.long
@@ -297,7 +302,52 @@ def test_feature_maps_of_the_models(worker, spatial, dilation):
         )
         kernels = Kernels(worker)
         check(kernels, problem)
-        assert kernels.covered
+        assert kernels.family == 'small'
+    ('spatial', 'kernel_size', 'dilation', 'head_dim', 'scale'),
+    [
+        ((7, 7), (7, 7), (1, 1), 32, None),  # one window: all queries have the same rows of keys
+        ((8, 17), (7, 7), (1, 1), 32, -0.5),  # windows shifted by less than the rows of a group
+        ((33, 21), (7, 7), (1, 1), 32, None),  # groups with centered windows, and cut at the end
+        ((11, 50), (3, 3), (1, 1), 16, 1.0),  # fewer rows in a window than queries in a group
+        ((26, 40), (5, 5), (2, 3), 24, 0.07),
+        ((18, 19), (9, 9), (1, 2), 64, 0.0),
+        ((20, 12), (11, 11), (1, 1), 40, -1.0),
+        ((26, 16), (13, 13), (2, 1), 32, None),
+        ((21, 18), (4, 6), (1, 1), 20, None),  # windows that are not square, with even sides
+        ((15, 40), (3, 9), (3, 2), 4, None),
+        ((37, 5), (8, 1), (1, 1), 36, None),
+    ],
+)
+@pytest.mark.parametrize('bias', [torch.float32, None], ids=['bias', 'no bias'])
+def test_staged_windows(worker, spatial, kernel_size, dilation, head_dim, scale, bias):
+    """The kernels for float32: borders of all kinds, in both layouts, with scales of all signs."""
+    for layouts in (('fused', 'fused', 'fused', 'contiguous'), ('contiguous',) * 4):
+        problem = Problem(
+            1, spatial, 2, head_dim, kernel_size, dilation, torch.float32, bias, layouts
+        )
+        kernels = Kernels(worker, ORDERS[::2])
+        check(kernels, problem, scale)
+        assert kernels.family == 'staged'
+
+
+@pytest.mark.parametrize(
+    ('changes', 'capability'),
+    [
+        (dict(spatial=(60,), kernel_size=(7,), dilation=(1,)), 90),  # one axis
+        (dict(kernel_size=(2, 7)), 90),  # too few rows
+        (dict(spatial=(28, 25), kernel_size=(13, 13), head_dim=64), 90),  # too large a region
+        (dict(head_dim=6), 90),
+        (dict(head_dim=68), 90),
+        (dict(layouts=('sliced',) * 4), 90),
+        (dict(layouts=('contiguous', 'contiguous', 'contiguous', 'transposed')), 90),  # the backward
+        (dict(), 75),
+    ],
+)
+def test_what_is_left_to_the_scalar_kernels(worker, changes, capability):
+    problem = Problem(1, (17, 20), 2, 32, (7, 7), (1, 1), torch.float32, torch.float32)
+    kernels = Kernels(worker, capability=capability)
+    check(kernels, dataclasses.replace(problem, **changes))
+    assert kernels.family == 'scalar'
 
 
 NAN, INFINITY = float('nan'), float('inf')
@@ -324,7 +374,7 @@ def test_what_is_not_finite_stays_where_the_mathematics_puts_it(
         number, place, spatial, kernel_size, dilation, dtype=dtype
     ):
         assert torch.equal(actual, wanted), name
-    assert kernels.covered == (dtype in HALF)
+    assert kernels.family in (TENSOR_CORES if dtype in HALF else ['staged'])
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16], ids=str)

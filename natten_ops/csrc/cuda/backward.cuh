@@ -36,10 +36,10 @@ struct Parameters {
   float* block_sums;  // (slots, heads, bias_size), or null
 };
 
-// All but the tiling.
-inline Parameters make_parameters(const BackwardCall& call, const Orientation& orientation) {
+inline Parameters make_parameters(const BackwardCall& call, const Orientation& orientation,
+                                  const Tiling& tiling) {
   Parameters parameters;
-  parameters.common = orientation.common(call.bias);
+  parameters.common = orientation.common(tiling, call.bias);
   parameters.tensors[kQuery] = orientation.tensor(call.query);
   parameters.tensors[kKey] = orientation.tensor(call.key);
   parameters.tensors[kValue] = orientation.tensor(call.value);
@@ -107,10 +107,10 @@ struct Parameters {
   Tensor tensors[kTensors];
 };
 
-// All but the tiling.
-inline Parameters make_parameters(const BackwardCall& call, const Orientation& orientation) {
+inline Parameters make_parameters(const BackwardCall& call, const Orientation& orientation,
+                                  const Tiling& tiling) {
   Parameters parameters;
-  parameters.common = orientation.common(call.bias);
+  parameters.common = orientation.common(tiling, call.bias);
   parameters.tensors[kQuery] = orientation.tensor(call.query);
   parameters.tensors[kKey] = orientation.tensor(call.key);
   parameters.tensors[kValue] = orientation.tensor(call.value);
@@ -206,17 +206,15 @@ inline int64_t scratch_bytes(const BackwardCall& call, const Tiling& by_queries)
 // the first two.
 template <typename Queries, typename Keys>
 const char* launch_backward(const BackwardCall& call, const Orientation& orientation,
-                            const Tiling& by_queries, const Tiling& by_keys, Queries queries,
+                            const Tiling& query_tiling, const Tiling& key_tiling, Queries queries,
                             Keys keys, void* stream) {
   const Problem& problem = orientation.problem;
-  by_queries::Parameters query_parameters = by_queries::make_parameters(call, orientation);
-  set_tiling(by_queries, query_parameters.common);
-  const int64_t slots = slots_of(problem, by_queries);
+  const auto query_parameters = by_queries::make_parameters(call, orientation, query_tiling);
+  const int64_t slots = slots_of(problem, query_tiling);
   const char* error = queries(query_parameters, slots * problem.heads);
   if (error) return error;
-  by_keys::Parameters key_parameters = by_keys::make_parameters(call, orientation);
-  set_tiling(by_keys, key_parameters.common);
-  error = keys(key_parameters, slots_of(problem, by_keys) * problem.heads);
+  const auto key_parameters = by_keys::make_parameters(call, orientation, key_tiling);
+  error = keys(key_parameters, slots_of(problem, key_tiling) * problem.heads);
   if (error || !call.grad_bias.data) return error;
   return sum_tables<float>(query_parameters.block_sums, slots, problem.heads * problem.bias_size(),
                            call.grad_bias, stream);

@@ -40,13 +40,13 @@ struct BackwardCall {
 const char* use_device(int device);
 
 // The families of kernels, see kernels.h.
-enum class Family { kScalar, kMatrix, kSmall };
+enum class Family { kSmall, kMatrix, kStaged, kScalar };
 
 // The family that computes a call. Scratch memory need not be there yet.
 Family family_of(const ForwardCall& call);
 Family family_of(const BackwardCall& call);
 
-// Whether tensor cores would compute a call for the scalar kernels if grad_output were contiguous.
+// Whether faster kernels than the scalar ones would compute a call if grad_output were contiguous.
 bool contiguous_gradient_helps(const BackwardCall& call);
 
 // Bytes of scratch memory that the backward needs.

@@ -21,6 +21,7 @@
 // A kernel of blocks of kThreads threads, of which kBlocks fit a multiprocessor at once.
 #define NATTEN_OPS_KERNEL(kThreads, kBlocks) __global__ void __launch_bounds__(kThreads, kBlocks)
 #define NATTEN_OPS_UNROLL _Pragma("unroll")
+#define NATTEN_OPS_NO_UNROLL _Pragma("unroll 1")
 
 namespace natten_ops::cuda {
 
@@ -116,6 +117,14 @@ NATTEN_OPS_DEVICE char* shared_memory() {
 NATTEN_OPS_DEVICE void block_barrier() { __syncthreads(); }
 NATTEN_OPS_DEVICE void warp_barrier() { __syncwarp(); }
 
+// A pointer to global memory, which the compiler may not know from the address.
+template <typename T>
+NATTEN_OPS_DEVICE T* global_pointer(uint64_t address) {
+  T* const pointer = reinterpret_cast<T*>(address);
+  __builtin_assume(__isGlobal(pointer));
+  return pointer;
+}
+
 // All threads of a warp must call these together.
 template <typename T>
 NATTEN_OPS_DEVICE T shuffle_xor(T number, int mask) {
@@ -124,6 +133,11 @@ NATTEN_OPS_DEVICE T shuffle_xor(T number, int mask) {
 template <typename T>
 NATTEN_OPS_DEVICE T shuffle(T number, int lane) {
   return __shfl_sync(0xffffffffu, number, lane);
+}
+// The number of thread `place` of each kWidth neighbors.
+template <int kWidth, typename T>
+NATTEN_OPS_DEVICE T shuffle_within(T number, int place) {
+  return __shfl_sync(0xffffffffu, number, place, kWidth);
 }
 NATTEN_OPS_DEVICE bool warp_any(bool is) { return __any_sync(0xffffffffu, is); }
 

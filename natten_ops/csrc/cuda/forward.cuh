@@ -15,10 +15,10 @@ struct Parameters {
   Tensor tensors[kTensors];
 };
 
-// All but the tiling.
-inline Parameters make_parameters(const ForwardCall& call, const Orientation& orientation) {
+inline Parameters make_parameters(const ForwardCall& call, const Orientation& orientation,
+                                  const Tiling& tiling) {
   Parameters parameters;
-  parameters.common = orientation.common(call.bias);
+  parameters.common = orientation.common(tiling, call.bias);
   parameters.tensors[kQuery] = orientation.tensor(call.query);
   parameters.tensors[kKey] = orientation.tensor(call.key);
   parameters.tensors[kValue] = orientation.tensor(call.value);

@@ -1,4 +1,4 @@
-// The three families of kernels that run.cu chooses from. Each launches what it needs on the stream
+// The four families of kernels that run.cu chooses from. Each launches what it needs on the stream
 // and returns null, or an error message.
 #pragma once
 
@@ -12,6 +12,15 @@ constexpr int64_t kScalarMaxHeadDim = 256;
 const char* scalar_forward(const ForwardCall& call, void* stream);
 const char* scalar_backward(const BackwardCall& call, void* stream);
 int64_t scalar_backward_scratch(const BackwardCall& call);
+
+// The same, faster: float32 on two axes, windows of at least 3 rows, head_dim a multiple of 4 up to
+// kStagedMaxHeadDim, channels side by side and tokens 16-byte aligned.
+constexpr int64_t kStagedMaxHeadDim = 64;
+bool staged_covers(const ForwardCall& call);
+bool staged_covers(const BackwardCall& call);
+const char* staged_forward(const ForwardCall& call, void* stream);
+const char* staged_backward(const BackwardCall& call, void* stream);
+int64_t staged_backward_scratch(const BackwardCall& call);
 
 // On tensor cores: float16 and bfloat16, head_dim a multiple of 8 up to kMatrixMaxHeadDim, channels
 // side by side and tokens 16-byte aligned, a scale that is not nearly zero.

@@ -193,8 +193,7 @@ const char* matrix_forward(const ForwardCall& call, void* stream) {
         const Orientation orientation(call.problem);
         Tiling tiling;
         matrix::find_forward_tiling<V>(orientation.problem, tiling);
-        forward_pass::Parameters parameters = forward_pass::make_parameters(call, orientation);
-        set_tiling(tiling, parameters.common);
+        const auto parameters = forward_pass::make_parameters(call, orientation, tiling);
         const int64_t blocks = slots_of(orientation.problem, tiling) * call.problem.heads;
         return launch(matrix::matrix_forward_kernel<V>, blocks, V::kThreads,
                       matrix::forward_bytes<V>(tiling, parameters.common.windows[0]), stream,

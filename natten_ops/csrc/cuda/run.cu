@@ -13,7 +13,8 @@ bool is_empty(const Problem& problem) {
 template <typename Call>
 Family choose(const Call& call) {
   if (small_covers(call)) return Family::kSmall;
-  return matrix_covers(call) ? Family::kMatrix : Family::kScalar;
+  if (matrix_covers(call)) return Family::kMatrix;
+  return staged_covers(call) ? Family::kStaged : Family::kScalar;
 }
 
 }  // namespace
@@ -37,6 +38,8 @@ int64_t backward_scratch(const BackwardCall& call, Family family) {
       return small_backward_scratch(call);
     case Family::kMatrix:
       return matrix_backward_scratch(call);
+    case Family::kStaged:
+      return staged_backward_scratch(call);
     default:
       return scalar_backward_scratch(call);
   }
@@ -49,6 +52,8 @@ const char* forward(const ForwardCall& call, void* stream) {
       return small_forward(call, stream);
     case Family::kMatrix:
       return matrix_forward(call, stream);
+    case Family::kStaged:
+      return staged_forward(call, stream);
     default:
       return scalar_forward(call, stream);
   }
@@ -61,6 +66,8 @@ const char* backward(const BackwardCall& call, Family family, void* stream) {
       return small_backward(call, stream);
     case Family::kMatrix:
       return matrix_backward(call, stream);
+    case Family::kStaged:
+      return staged_backward(call, stream);
     default:
       return scalar_backward(call, stream);
   }

@@ -192,8 +192,7 @@ const char* small_forward(const ForwardCall& call, void* stream) {
     using V = decltype(variant);
     Tiling tiling;
     small::find_forward_tiling<V>(problem, tiling);
-    forward_pass::Parameters parameters = forward_pass::make_parameters(call, orientation);
-    set_tiling(tiling, parameters.common);
+    const auto parameters = forward_pass::make_parameters(call, orientation, tiling);
     return launch(small::small_forward_kernel<V>, slots_of(problem, tiling) * problem.heads,
                   V::kThreads, small::forward_bytes<V>(tiling), stream, parameters);
   });

@@ -115,11 +115,25 @@ struct Tensor {
   }
 };
 
-// What all kernels of a family are told.
-struct Common {
+// How the blocks of a launch are spread over a problem.
+struct Spread {
   Problem problem;
   Tiling tiling;
   Divisor heads, tiles[2], residues[2];
+
+  void set(const Problem& of, const Tiling& by) {
+    problem = of;
+    tiling = by;
+    heads = Divisor(problem.heads);
+    for (int axis = 0; axis < 2; ++axis) {
+      residues[axis] = Divisor(problem.dilation[axis]);
+      tiles[axis] = Divisor(tiling.tiles[axis]);
+    }
+  }
+};
+
+// What all kernels on tensor cores are told.
+struct Common : Spread {
   int windows[2];
   BiasView bias;
   int bias_step[2];
@@ -130,28 +144,28 @@ struct Common {
 };
 
 // Returns the head of a block; the number of the block becomes that of its slot.
-NATTEN_OPS_DEVICE int split_head(const Common& common, uint32_t& number) {
-  const uint32_t slot = common.heads.divide(number);
-  const int head = static_cast<int>(number - slot * common.heads.divisor);
+NATTEN_OPS_DEVICE int split_head(const Spread& spread, uint32_t& number) {
+  const uint32_t slot = spread.heads.divide(number);
+  const int head = static_cast<int>(number - slot * spread.heads.divisor);
   number = slot;
   return head;
 }
 
 // The number-th tile of a head: neighbors in memory follow one another. False if the residue class
 // is too short to have it, or the problem has no more.
-NATTEN_OPS_DEVICE bool find_tile(const Common& common, int head, uint32_t number, Tile& tile) {
-  const Problem& problem = common.problem;
+NATTEN_OPS_DEVICE bool find_tile(const Spread& spread, int head, uint32_t number, Tile& tile) {
+  const Problem& problem = spread.problem;
   NATTEN_OPS_UNROLL
   for (int axis = 1; axis >= 0; --axis) {
     uint32_t residue = number;
-    number = common.residues[axis].split(residue);
+    number = spread.residues[axis].split(residue);
     uint32_t at = number;
-    number = common.tiles[axis].split(at);
+    number = spread.tiles[axis].split(at);
     tile.residue[axis] = static_cast<int>(residue);
-    tile.count[axis] = static_cast<int>(common.residues[axis].divide(
+    tile.count[axis] = static_cast<int>(spread.residues[axis].divide(
         static_cast<uint32_t>(problem.length[axis] + problem.dilation[axis] - 1) - residue));
-    tile.begin[axis] = static_cast<int>(at) * common.tiling.tile[axis];
-    tile.end[axis] = tile.begin[axis] + common.tiling.tile[axis];
+    tile.begin[axis] = static_cast<int>(at) * spread.tiling.tile[axis];
+    tile.end[axis] = tile.begin[axis] + spread.tiling.tile[axis];
     if (tile.end[axis] > tile.count[axis]) tile.end[axis] = tile.count[axis];
   }
   tile.batch = number;
@@ -261,14 +275,11 @@ struct Orientation {
                    0},
                   sizeof(float));
   }
-  // Fills in all but the tiling.
-  Common common(const BiasView& bias) const {
+  Common common(const Tiling& tiling, const BiasView& bias) const {
     Common common;
-    common.problem = problem;
-    common.heads = Divisor(problem.heads);
+    common.set(problem, tiling);
     const int entries = static_cast<int>(2 * problem.kernel_size[is_transposed ? 0 : 1] - 1);
     for (int axis = 0; axis < 2; ++axis) {
-      common.residues[axis] = Divisor(problem.dilation[axis]);
       common.windows[axis] = static_cast<int>(problem.kernel_size[axis]);
       common.bias_step[axis] = is_transposed == (axis == 0) ? 1 : entries;
     }
@@ -281,11 +292,6 @@ struct Orientation {
     return common;
   }
 };
-
-inline void set_tiling(const Tiling& tiling, Common& common) {
-  common.tiling = tiling;
-  for (int axis = 0; axis < 2; ++axis) common.tiles[axis] = Divisor(tiling.tiles[axis]);
-}
 
 // Chooses tiles of at most `most` positions of an axis, of about one size, whole patches of `unit`.
 // Finds the largest region.

@@ -36,6 +36,7 @@
 #define NATTEN_OPS_HOST_DEVICE inline
 #define NATTEN_OPS_KERNEL(kThreads, kBlocks) void
 #define NATTEN_OPS_UNROLL
+#define NATTEN_OPS_NO_UNROLL
 
 namespace natten_ops::cuda {
 
@@ -166,6 +167,11 @@ inline void warp_barrier(NATTEN_OPS_SIMT_CALL("warp_barrier")) {
 }
 
 template <typename T>
+T* global_pointer(uint64_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+template <typename T>
 T shuffle(T number, int lane, NATTEN_OPS_SIMT_CALL("shuffle")) {
   if (lane < 0 || lane >= simt::kWarp) simt::fail(call, "there is no such lane");
   simt::Shuffle<T> part{number, lane};
@@ -175,6 +181,10 @@ T shuffle(T number, int lane, NATTEN_OPS_SIMT_CALL("shuffle")) {
 template <typename T>
 T shuffle_xor(T number, int mask, NATTEN_OPS_SIMT_CALL("shuffle_xor")) {
   return shuffle(number, (thread_index() % simt::kWarp) ^ mask, call);
+}
+template <int kWidth, typename T>
+T shuffle_within(T number, int place, NATTEN_OPS_SIMT_CALL("shuffle_within")) {
+  return shuffle(number, thread_index() % simt::kWarp / kWidth * kWidth + place, call);
 }
 inline bool warp_any(bool is, NATTEN_OPS_SIMT_CALL("warp_any")) {
   struct Any {

@@ -100,8 +100,9 @@ class Kernels:
     """How to call the kernels.
 
     ``orders``, ``scalar``, ``capability`` and ``far`` are those of a Request; ``layout`` makes a tensor
-    that has the strides for a result like another one; ``covered`` tells whether the last call was one
-    for the matrix kernels, and ``contiguous_gradient_helps`` whether it is if grad_output is contiguous.
+    that has the strides for a result like another one; ``family`` tells which kernels served the last call
+    ('small', 'matrix', 'staged' or 'scalar'), and ``contiguous_gradient_helps`` whether others than scalar
+    ones do if grad_output is contiguous.
     """
 
     worker: Worker
@@ -110,7 +111,7 @@ class Kernels:
     capability: int = 90
     far: bool = False
     layout: Callable[[Tensor], Tensor] = lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype)
-    covered: bool = False
+    family: str = 'none'
     contiguous_gradient_helps: bool = False
 
     def _run(
@@ -140,7 +141,7 @@ class Kernels:
         answer = self.worker.run(
             Request(function, problem, dtype, memory, self.orders, self.scalar, self.capability, self.far)
         )
-        self.covered = answer.covered and not self.scalar
+        self.family = 'scalar' if self.scalar else answer.family
         self.contiguous_gradient_helps = answer.contiguous_gradient_helps
         return [_result(answer.results[name], like) for name, like in results.items()]
 

@@ -22,8 +22,13 @@ EXPORT int64_t simt_backward_scratch(const BackwardCall* call, bool scalar) {
   return scalar ? scalar_backward_scratch(*call) : backward_scratch(*call, family_of(*call));
 }
 
-EXPORT bool simt_matrix_covers_forward(const ForwardCall* call) { return matrix_covers(*call); }
-EXPORT bool simt_matrix_covers_backward(const BackwardCall* call) { return matrix_covers(*call); }
+// The number of the family that serves a call.
+EXPORT int simt_family_forward(const ForwardCall* call) {
+  return static_cast<int>(family_of(*call));
+}
+EXPORT int simt_family_backward(const BackwardCall* call) {
+  return static_cast<int>(family_of(*call));
+}
 EXPORT bool simt_contiguous_gradient_helps(const BackwardCall* call) {
   return contiguous_gradient_helps(*call);
 }

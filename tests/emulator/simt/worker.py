@@ -16,6 +16,7 @@ from collections.abc import Iterator
 #: Seconds that a request may take; then the program ends.
 TIME_LIMIT = 300
 POISON = 0xFF  # a byte of NaN, in all formats
+FAMILIES = ('small', 'matrix', 'staged', 'scalar')  # in the order of csrc/cuda/calls.h
 FAR = 2**32
 MAP_NORESERVE = 0x4000  # Linux
 SIZES = (4, 8, 2, 2)  # of problem.h's dtypes
@@ -55,7 +56,7 @@ class Answer:
     """What a call returned, and what its results then held: the bytes of ``size``."""
 
     error: str | None
-    covered: bool  # by the matrix kernels
+    family: str  # of kernels that serves the call
     results: dict[str, bytes]
     contiguous_gradient_helps: bool = False
 
@@ -213,10 +214,10 @@ def run(library: ctypes.CDLL, request: Request, order: int) -> Answer:
             results[name] = after
         else:
             assert after == memory.data, f'{name} was written to'
-    covered = getattr(library, f'simt_matrix_covers_{request.function}')(ctypes.byref(call))
+    family = FAMILIES[getattr(library, f'simt_family_{request.function}')(ctypes.byref(call))]
     helps = request.function == 'backward' and library.simt_contiguous_gradient_helps(ctypes.byref(call))
     allocations.free()
-    return Answer(error and error.decode(), covered, results, helps)
+    return Answer(error and error.decode(), family, results, helps)
 
 
 def run_in_all_orders(library: ctypes.CDLL, request: Request) -> Answer:
@@ -235,7 +236,6 @@ def main() -> None:
     library.simt_contiguous_gradient_helps.restype = ctypes.c_bool
     for function in ('forward', 'backward'):
         getattr(library, f'simt_{function}').restype = ctypes.c_char_p
-        getattr(library, f'simt_matrix_covers_{function}').restype = ctypes.c_bool
     while True:
         try:
             request = pickle.load(sys.stdin.buffer)
@@ -245,7 +245,7 @@ def main() -> None:
         try:
             answer = run_in_all_orders(library, request)
         except AssertionError as error:
-            answer = Answer(str(error), False, {})
+            answer = Answer(str(error), False, False, {})
         signal.alarm(0)
         pickle.dump(answer, sys.stdout.buffer)
         sys.stdout.flush()

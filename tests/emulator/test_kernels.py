@@ -297,12 +297,13 @@ def test_windows_of_any_size(worker, spatial, kernel_size, dilation, head_dim, s
 def test_feature_maps_of_the_models(worker, spatial, dilation):
     """Every kind of tile and border that a detector's and a classifier's feature maps have."""
     for layouts in (('fused', 'fused', 'fused', 'contiguous'), ('contiguous',) * 4):
-        problem = Problem(
-            1, spatial, 1, 32, (7, 7), (dilation,) * 2, torch.float16, torch.float32, layouts
-        )
+        problem = Problem(1, spatial, 1, 32, (7, 7), (dilation,) * 2, torch.float16, torch.float32, layouts)
         kernels = Kernels(worker)
         check(kernels, problem)
         assert kernels.family == 'small'
+
+
+@pytest.mark.parametrize(
     ('spatial', 'kernel_size', 'dilation', 'head_dim', 'scale'),
     [
         ((7, 7), (7, 7), (1, 1), 32, None),  # one window: all queries have the same rows of keys
@@ -322,9 +323,7 @@ def test_feature_maps_of_the_models(worker, spatial, dilation):
 def test_staged_windows(worker, spatial, kernel_size, dilation, head_dim, scale, bias):
     """The kernels for float32: borders of all kinds, in both layouts, with scales of all signs."""
     for layouts in (('fused', 'fused', 'fused', 'contiguous'), ('contiguous',) * 4):
-        problem = Problem(
-            1, spatial, 2, head_dim, kernel_size, dilation, torch.float32, bias, layouts
-        )
+        problem = Problem(1, spatial, 2, head_dim, kernel_size, dilation, torch.float32, bias, layouts)
         kernels = Kernels(worker, ORDERS[::2])
         check(kernels, problem, scale)
         assert kernels.family == 'staged'
@@ -379,7 +378,7 @@ def test_what_is_not_finite_stays_where_the_mathematics_puts_it(
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16], ids=str)
 def test_offsets_beyond_32_bits(worker, dtype):
-    """Rows that lie 2**32 bytes apart give the same as rows in a row; only the scalar kernels reach them."""
+    """Rows 2**32 bytes apart give the same as rows in a row; only the scalar kernels reach them."""
     query, key, value, grad = torch.randn(4, 1, 6, 5, 2, 8).to(dtype).unbind()
     settings = (None, (3, 2), (2, 1), 1.0)
     near, far = Kernels(worker, scalar=True), Kernels(worker, far=True)

@@ -43,26 +43,39 @@ class Patch:
     trips: tuple[int, ...] = ()
 
 
-# If trips depend on the problem, they are those of a window of 7 (7 x 7) with as many keys on all sides.
-# Loops that repeat a patch with care count 0 times.
+def _steps(kernel: str, channels: str, place: tuple[int, ...], step: int, loops: int) -> tuple[Patch, ...]:
+    """The patches of a kernel for windows of any size, with as many keys on all sides.
+
+    Args:
+        kernel: What its name has after ``matrix_``.
+        channels: A pattern of them.
+        place: See Patch.
+        step: Rows (in one dimension: eights) that are visited at once.
+        loops: How often all partners are visited, each time in a loop for the eights of a row, and in it
+            one for the rows; in one dimension there is only the latter.
+    """
+    patches = []
+    for window in (7, 13):
+        rows, eights = math.ceil((window + 7) / step), math.ceil((window + 1) / 8)
+        pattern = rf'\bmatrix_{kernel}_kernel<.*, ({channels}), false,'
+        patches.append(Patch(pattern, f'window {window}', place, (eights, rows) * loops))
+    in_a_row = math.ceil((7 + 15) / 8 / step)
+    pattern = rf'\bmatrix_{kernel}_kernel<.*, ({channels}), true,'
+    patches.append(Patch(pattern, 'window 7', place, (in_a_row,) * loops))
+    return tuple(patches)
+
+
+# In the kernels for small windows, trips do not depend on the problem.
 PATCHES = (
     Patch(r'\bsmall_forward_kernel<', 'patch', (0,)),
     Patch(r'\bsmall_query_kernel<', 'inside patch', (1,)),
     Patch(r'\bsmall_query_kernel<', 'border patch', (0,)),
     Patch(r'\bsmall_key_kernel<', 'inside patch', (0,)),
     Patch(r'\bsmall_key_kernel<', 'border patch in one step', (1,)),
-    Patch(r'\bmatrix_forward_kernel<.*, 8, [357]>', 'patch', (0,)),
-    Patch(r'\bmatrix_forward_kernel<.*, 8, 9>', 'patch', (0,), (4,)),
-    Patch(r'\bmatrix_forward_kernel<.*, 8, 11>', 'patch', (0,), (6,)),
-    Patch(r'\bmatrix_forward_kernel<.*, 8, 13>', 'patch', (0,), (4,)),
-    Patch(r'\bmatrix_forward_kernel<.*, 8, 0>', 'patch', (0,), (2,)),
-    Patch(r'\bmatrix_forward_kernel<.*, 1, 0>', 'patch', (0,), (1,)),
-    Patch(r'\bmatrix_query_kernel<.*, 8>', 'patch', (0, 0), (7, 0)),
-    Patch(r'\bmatrix_query_kernel<.*, 1>', 'patch', (0, 0), (2, 0)),
-    Patch(r'\bmatrix_key_kernel<.*, (32|64), 8>', 'patch', (0,), (7, 0)),
-    Patch(r'\bmatrix_key_kernel<.*, (32|64), 1>', 'patch', (0,), (2, 0)),
-    Patch(r'\bmatrix_key_kernel<.*, 128, 8>', 'patch', (0,), (7, 0, 7, 0)),
-    Patch(r'\bmatrix_key_kernel<.*, 128, 1>', 'patch', (0,), (2, 0, 2, 0)),
+    *_steps('forward', '32|64|128', (0,), 4, 1),
+    *_steps('query', '32|64|128', (0, 0), 2, 1),
+    *_steps('key', '32|64', (0,), 2, 1),
+    *_steps('key', '128', (0,), 2, 2),
 )
 # Kernels without a budget, by a pattern of their names, and why.
 NO_BUDGET = {

@@ -213,9 +213,7 @@ def test_small_windows(worker, spatial, kernel_size, dilation, head_dim, scale, 
 def test_staged_windows(worker, spatial, kernel_size, dilation, head_dim, scale, bias):
     """The kernels for float32: borders of all kinds, in both layouts, with scales of all signs."""
     for layouts in (('fused', 'fused', 'fused', 'contiguous'), ('contiguous',) * 4):
-        problem = Problem(
-            1, spatial, 2, head_dim, kernel_size, dilation, torch.float32, bias, layouts
-        )
+        problem = Problem(1, spatial, 2, head_dim, kernel_size, dilation, torch.float32, bias, layouts)
         kernels = Kernels(worker, ORDERS[::2])
         check(kernels, problem, scale)
         assert kernels.staged

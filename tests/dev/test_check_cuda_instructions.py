@@ -76,7 +76,7 @@ TWO = disassembly(
 
 def test_loops():
     copies, patches = machine_code.find_loops(machine_code.parse(NESTED))
-    assert not copies.loops and not copies.has_products
+    assert not copies.loops and not copies.does('product')
     assert [i.name for i in copies.own] == ['LDGSTS.E.BYPASS.128', 'BRA']
     (steps,) = patches.loops
     assert [i.kind for i in steps.own] == ['LDS', 'control', 'product', 'half', 'control']

@@ -33,14 +33,16 @@ class Patch:
     Attributes:
         kernels: A pattern of their names.
         name: What kind of patch it is.
-        place: Which of the loops with products it is, counted by address; then which of those in it, ...
-        trips: Iterations of the loops with products in it (Loop.kinds), if they are not 1.
+        place: Which of the loops that do the work it is, counted by address; then which of those in it, ...
+        trips: Iterations of the loops in it that do the work (Loop.kinds), if they are not 1.
+        work: The instructions that this is (Loop.does).
     """
 
     kernels: str
     name: str
     place: tuple[int, ...]
     trips: tuple[int, ...] = ()
+    work: str = 'product'
 
 
 def _steps(kernel: str, channels: str, place: tuple[int, ...], step: int, loops: int) -> tuple[Patch, ...]:
@@ -76,6 +78,8 @@ PATCHES = (
     *_steps('query', '32|64|128', (0, 0), 2, 1),
     *_steps('key', '32|64', (0,), 2, 1),
     *_steps('key', '128', (0,), 2, 2),
+    # Every case of a row of partners once.
+    Patch(r'\bstaged_\w+<', 'rows', (0,), work='float'),
 )
 # Kernels without a budget, by a pattern of their names, and why.
 NO_BUDGET = {
@@ -140,12 +144,15 @@ def count_kernel(name: str, text: str) -> list[Count]:
             f'nothing is known of the loops of {name}', f'add it to PATCHES or NO_BUDGET in {__file__}'
         )
     loops = machine_code.find_loops(machine_code.parse(text))
-    return [Count(name, patch.name, _find(loops, patch, name).kinds(patch.trips)) for patch in patches]
+    return [
+        Count(name, patch.name, _find(loops, patch, name).kinds(patch.trips, patch.work))
+        for patch in patches
+    ]
 
 
 def _find(loops: Sequence[machine_code.Loop], patch: Patch, name: str) -> machine_code.Loop:
     for number in patch.place:
-        loops = [loop for loop in loops if loop.has_products]
+        loops = [loop for loop in loops if loop.does(patch.work)]
         if number >= len(loops):
             raise UserError(
                 f'{name} has no loop at {patch.place}, that of "{patch.name}"',

@@ -18,10 +18,9 @@ REPORT = Path(__file__).resolve().parents[2] / 'build/cuda/resources.txt'
 # Kernels that may spill, by a pattern of their names, and why.
 EXEMPT = {
     r'\bscalar_\w+': 'serve every head_dim, dtype and stride that the others do not',
-    r'\bmatrix_\w+<\w+<\w+, 128\b': 'head_dim 72 to 128: slower, and short of registers on some devices',
 }
 # Bytes of stack and spills, by a pattern of name and architecture, that buy two blocks on a multiprocessor.
-TOLERATED = {r'\bsmall_forward_kernel<.*, 7,.* 100$': 28}
+TOLERATED = {r'\bsmall_forward_kernel<.*, 7, 14,.* 100$': 88}
 
 _ENTRY = re.compile(r"Compiling entry function '(?P<name>\w+)' for 'sm_(?P<architecture>\w+)'")
 _STACK = re.compile(r'(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads')

@@ -5,7 +5,6 @@ that every way to the branch passes. Detours of shuffles for warps whose threads
 left out, because the kernels' warps stay together, and a called function counts as one instruction.
 """
 
-import functools
 import importlib.util
 import os
 import re
@@ -42,6 +41,8 @@ KINDS = {
     'control': r'BRA|BSSY|BSYNC|EXIT|WARPSYNC|BAR|NOP|DEPBAR|LDGDEPBAR|CALL|RET|YIELD|BREAK|ERRBAR|MEMBAR',
     'integer': r'I|LEA|LOP|SHF|SEL|VI|PLOP|PRMT|SGXT|BREV|POPC|FLO|BMSK',
 }
+# How many instructions of a kind make a loop one that does the kernel's work, if not 1.
+LEAST = {'float': 64}
 
 
 @dataclass(frozen=True)
@@ -104,27 +105,29 @@ class Loop:
     own: tuple[Instruction, ...]
     loops: tuple['Loop', ...]
 
-    def kinds(self, trips: Sequence[int] = ()) -> Counter[str]:
+    def kinds(self, trips: Sequence[int] = (), work: str = 'product') -> Counter[str]:
         """How many instructions of each kind one iteration has.
 
         Args:
-            trips: Iterations of the loops with products in it, by address, an outer loop before those in
-                it; 1 for those left out, and for loops without products.
+            trips: Iterations of the loops in it that do the work, by address, an outer loop before those in
+                it; 1 for those left out, and for other loops.
+            work: See :meth:`does`.
         """
-        return self._kinds(iter(trips))
+        return self._kinds(iter(trips), work)
 
-    def _kinds(self, trips: Iterator[int]) -> Counter[str]:
+    def _kinds(self, trips: Iterator[int], work: str) -> Counter[str]:
         total = Counter(instruction.kind for instruction in self.own)
         for loop in self.loops:
-            count = next(trips, 1) if loop.has_products else 1
-            for kind, number in loop._kinds(trips if loop.has_products else iter(())).items():
+            is_work = loop.does(work)
+            count = next(trips, 1) if is_work else 1
+            for kind, number in loop._kinds(trips if is_work else iter(()), work).items():
                 total[kind] += count * number
         return total
 
-    @functools.cached_property
-    def has_products(self) -> bool:
-        """Whether matrices are multiplied in it, or in a loop in it."""
-        return any(i.kind == 'product' for i in self.own) or any(loop.has_products for loop in self.loops)
+    def does(self, work: str) -> bool:
+        """Whether it, or a loop in it, has enough instructions of a kind to be what the kernel is for."""
+        own = sum(instruction.kind == work for instruction in self.own)
+        return own >= LEAST.get(work, 1) or any(loop.does(work) for loop in self.loops)
 
 
 def find_programs(variables: Mapping[str, str] = os.environ) -> Path | None:

@@ -129,13 +129,14 @@ struct PatchColumns {
   }
 };
 
-// Makes fragments. `threads` threads do this together, and this is number `thread`.
+// Makes fragments. `bias` begins at the head. `threads` threads do this together, and this is
+// number `thread`.
 template <typename V, bool kOfQueries>
-NATTEN_OPS_DEVICE void make_fragments(const Common& common, int head, const PatchColumns& columns,
-                                      int thread, int threads, float* fragments) {
+NATTEN_OPS_DEVICE void make_fragments(const Common& common, const BiasView& bias,
+                                      const PatchColumns& columns, int thread, int threads,
+                                      float* fragments) {
   const int windows[2] = {common.windows[0], common.windows[1]};
   const int rows = fragment_rows<V>(windows[0]), entries = 2 * windows[1] - 1;
-  const int64_t first_entry = int64_t(head) * (2 * windows[0] - 1) * entries;
   const int number = thread % 16, e = number % 4 / 2;
   int row = thread / 16, column = columns.begin + number / 4 * 2 + number % 2;
   for (int line = row; line < common.tiling.eights * rows; line += threads / 16) {
@@ -145,14 +146,14 @@ NATTEN_OPS_DEVICE void make_fragments(const Common& common, int head, const Patc
     float start = 0;
     if (column < span.first || column > span.last) {
       start = -INFINITY;
-    } else if (common.bias.data) {
+    } else if (bias.data) {
       int down = V::kIsFlat ? windows[0] - 1 : row, across = column - own + windows[1] - 1;
       if (!kOfQueries) {
         down = 2 * windows[0] - 2 - down;
         across = entries - 1 - across;
       }
-      const int64_t entry = first_entry + down * common.bias_step[0] + across * common.bias_step[1];
-      start = read_bias<typename V::Element>(common.bias, entry) * common.inverse_scale;
+      const int64_t entry = down * common.bias_step[0] + across * common.bias_step[1];
+      start = read_bias<typename V::Element>(bias, entry) * common.inverse_scale;
     }
     fragments[line * 16 + number] = start;
     row += threads / 16;
@@ -161,18 +162,18 @@ NATTEN_OPS_DEVICE void make_fragments(const Common& common, int head, const Patc
 
 // All threads of the block make the fragments of patches away from borders, and -infinity.
 template <typename V, bool kOfQueries>
-NATTEN_OPS_DEVICE void make_centerd_fragments(const Common& common, int head) {
-  make_fragments<V, kOfQueries>(common, head, PatchColumns::centerd<kOfQueries>(common.windows[1]),
+NATTEN_OPS_DEVICE void make_centerd_fragments(const Common& common, const BiasView& bias) {
+  make_fragments<V, kOfQueries>(common, bias, PatchColumns::centerd<kOfQueries>(common.windows[1]),
                                 thread_index(), V::kThreads, centerd_fragments());
   if (thread_index() < 16) nothing<V>(common)[thread_index()] = -INFINITY;
 }
 
 // Makes the fragments of the warp's patches if they need their own; returns those to use.
 template <typename V, bool kOfQueries>
-NATTEN_OPS_DEVICE const float* choose_fragments(const Common& common, int head,
+NATTEN_OPS_DEVICE const float* choose_fragments(const Common& common, const BiasView& bias,
                                                 const PatchColumns& columns) {
   if (columns.is_centerd) return centerd_fragments();
-  make_fragments<V, kOfQueries>(common, head, columns, thread_index() % 32, 32,
+  make_fragments<V, kOfQueries>(common, bias, columns, thread_index() % 32, 32,
                                 own_fragments<V>(common));
   return own_fragments<V>(common);
 }

@@ -130,7 +130,7 @@ matrix_query_kernel(const by_queries::Parameters parameters) {
   Element* const region = reinterpret_cast<Element*>(tables + table_numbers);
   uint32_t slot = block_index();
   const int head = split_head(common, slot);
-  make_centerd_fragments<V, true>(common, head);
+  bool is_first = true;
   if (has_bias) {
     for (int i = thread_index(); i < bias_size; i += V::kThreads) block_sums[i] = 0;
   }
@@ -141,19 +141,22 @@ matrix_query_kernel(const by_queries::Parameters parameters) {
     block_barrier();  // what the last tile left is no longer needed
     const Span rows = partners<V, true>(common, tile, 0),
                columns = partners<V, true>(common, tile, 1);
-    find_planes(parameters.tensors, tile);
+    find_planes(common, parameters.tensors, tile);
     block_barrier();
     copy_rows<V>(common, rows, columns, {parameters.tensors[kKey], kKey}, 0, region_rows, region);
     copy_rows<V>(common, rows, columns, {parameters.tensors[kValue], kValue}, 0, region_rows,
                  region + row_elements<V>(common));
     copy_async_commit();
+    if (is_first) make_centerd_fragments<V, true>(common, bias_of_head(common, kTensors));
+    is_first = false;
     const PatchColumns of_patch = PatchColumns::at<V, true>(common, tile, warp);
     const bool exists = of_patch.first < tile.end[1];
     if (has_bias && exists) {
       for (int i = thread_index() % 32; i < numbers; i += 32) table[i] = 0;
     }
     const float* fragments =
-        exists ? choose_fragments<V, true>(common, head, of_patch) : centerd_fragments();
+        exists ? choose_fragments<V, true>(common, bias_of_head(common, kTensors), of_patch)
+               : centerd_fragments();
     copy_async_wait<0>();
     block_barrier();
 
@@ -296,18 +299,19 @@ matrix_key_kernel(const by_keys::Parameters parameters) {
   const Span rows = partners<V, false>(common, tile, 0),
              columns = partners<V, false>(common, tile, 1);
   Element* region = reinterpret_cast<Element*>(shared_memory() + shared_bytes<V>(common));
-  find_planes(tensors, tile);
+  find_planes(common, tensors, tile);
   block_barrier();
   copy_rows<V>(common, rows, columns, {tensors[kQuery], kQuery}, 0, region_rows, region);
   copy_rows<V>(common, rows, columns, {tensors[kGradOutput], kGradOutput}, 0, region_rows,
                region + row_elements<V>(common));
   copy_async_commit();
   copy_numbers<V>(parameters, rows, columns, region_rows, region);
-  make_centerd_fragments<V, false>(common, head);
+  make_centerd_fragments<V, false>(common, bias_of_head(common, kTensors));
   const PatchColumns of_patch = PatchColumns::at<V, false>(common, tile, thread_index() / 32);
   const bool exists = of_patch.first < tile.end[1];
   const float* fragments =
-      exists ? choose_fragments<V, false>(common, head, of_patch) : centerd_fragments();
+      exists ? choose_fragments<V, false>(common, bias_of_head(common, kTensors), of_patch)
+             : centerd_fragments();
   copy_async_wait<0>();
   block_barrier();
   if (!exists) return;

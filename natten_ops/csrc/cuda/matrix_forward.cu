@@ -111,18 +111,19 @@ matrix_forward_kernel(const Parameters parameters) {
   const Span rows = partners<V, true>(common, tile, 0),
              columns = partners<V, true>(common, tile, 1);
   Element* region = reinterpret_cast<Element*>(shared_memory() + shared_bytes<V>(common));
-  find_planes(parameters.tensors, tile);
+  find_planes(common, parameters.tensors, tile);
   block_barrier();
   const int region_rows = common.tiling.region[0];
   copy_rows<V>(common, rows, columns, {parameters.tensors[kKey], kKey}, 0, region_rows, region);
   copy_rows<V>(common, rows, columns, {parameters.tensors[kValue], kValue}, 0, region_rows,
                region + row_elements<V>(common));
   copy_async_commit();
-  make_centerd_fragments<V, true>(common, head);
+  make_centerd_fragments<V, true>(common, bias_of_head(common, kTensors));
   const PatchColumns of_patch = PatchColumns::at<V, true>(common, tile, thread_index() / 32);
   const bool exists = of_patch.first < tile.end[1];
   const float* fragments =
-      exists ? choose_fragments<V, true>(common, head, of_patch) : centerd_fragments();
+      exists ? choose_fragments<V, true>(common, bias_of_head(common, kTensors), of_patch)
+             : centerd_fragments();
   copy_async_wait<0>();
   block_barrier();
   if (!exists) return;

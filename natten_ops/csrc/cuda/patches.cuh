@@ -102,18 +102,30 @@ NATTEN_OPS_DEVICE void repeat_unless(bool finite, int band) {
   }
 }
 
-// Finds the planes of tensors, each with a thread of its own. A barrier must follow.
+// Finds the planes of tensors, each with a thread of its own, and after them where the head's bias
+// begins. A barrier must follow.
 template <int kCount>
-NATTEN_OPS_DEVICE void find_planes(const Tensor (&tensors)[kCount], const Tile& tile) {
-  static_assert(kCount * sizeof(char*) <= kPlaneBytes);
+NATTEN_OPS_DEVICE void find_planes(const Common& common, const Tensor (&tensors)[kCount],
+                                   const Tile& tile) {
+  static_assert((kCount + 1) * sizeof(char*) <= kPlaneBytes);
   const int number = thread_index();
+  char** const planes = reinterpret_cast<char**>(shared_memory());
   if (number % 32 == 0) bands_to_repeat() = 0;
   if (number < kCount) {
     const Tensor& tensor = tensors[number];
-    reinterpret_cast<char**>(shared_memory())[number] =
-        tensor.data + tile.batch * tensor.batch_stride + tile.head * tensor.head_stride +
-        tile.residue[0] * tensor.axis_stride[0] + tile.residue[1] * tensor.axis_stride[1];
+    planes[number] = tensor.data + tile.batch * tensor.batch_stride +
+                     tile.head * tensor.head_stride + tile.residue[0] * tensor.axis_stride[0] +
+                     tile.residue[1] * tensor.axis_stride[1];
+  } else if (number == kCount) {
+    const int64_t entries = (2 * common.windows[0] - 1) * (2 * common.windows[1] - 1);
+    const int bytes = common.bias.dtype == Dtype::kFloat32 ? 4 : 2;
+    char* const bias = static_cast<char*>(common.bias.data);
+    planes[kCount] = bias ? bias + tile.head * entries * bytes : nullptr;
   }
+}
+// The head's bias, which is after so many planes.
+NATTEN_OPS_DEVICE BiasView bias_of_head(const Common& common, int planes) {
+  return {reinterpret_cast<char**>(shared_memory())[planes], common.bias.dtype};
 }
 
 struct alignas(16) Words {

@@ -68,10 +68,10 @@ template <int kSize>
 constexpr int kPairNumbers = (2 * kSize - 1) * 16;
 
 // Makes the bias pair of two columns, `own`, and their partners; `begin` is the first column of the
-// products. `threads` threads do this together, and this is number `thread`. Row r of the pair is
-// for a partner that is r - (kSize - 1) rows after the token.
+// products. `bias` begins at the head. `threads` threads do this together, and this is number
+// `thread`. Row r of the pair is for a partner that is r - (kSize - 1) rows after the token.
 template <typename V, bool kOfQueries>
-NATTEN_OPS_DEVICE void make_pair(const Common& common, int head, const int (&own)[2],
+NATTEN_OPS_DEVICE void make_pair(const Common& common, const BiasView& bias, const int (&own)[2],
                                  const Span (&partners)[2], int begin, int thread, int threads,
                                  float* pair) {
   constexpr int kSize = V::kSize, kOffsets = 2 * kSize - 1;
@@ -86,10 +86,9 @@ NATTEN_OPS_DEVICE void make_pair(const Common& common, int head, const int (&own
     float number = 0;
     if (column < span.first || column > span.last) {
       number = -INFINITY;
-    } else if (common.bias.data) {
-      const int entry =
-          head * kOffsets * kOffsets + down * common.bias_step[0] + across * common.bias_step[1];
-      number = read_bias<typename V::Element>(common.bias, entry) * common.inverse_scale;
+    } else if (bias.data) {
+      const int entry = down * common.bias_step[0] + across * common.bias_step[1];
+      number = read_bias<typename V::Element>(bias, entry) * common.inverse_scale;
     }
     pair[i] = number;
   }
@@ -117,11 +116,11 @@ NATTEN_OPS_DEVICE float* rows_of_nothing() {
 // All threads of the block make the bias pair of columns with centerd windows, and rows of
 // -infinity.
 template <typename V, bool kOfQueries>
-NATTEN_OPS_DEVICE void make_centerd_pair(const Common& common, int head) {
+NATTEN_OPS_DEVICE void make_centerd_pair(const Common& common, const BiasView& bias) {
   constexpr int kSize = V::kSize;
   const int own[2] = {kSize / 2, kSize / 2 + 1};
   const Span partners[2] = {{0, kSize - 1}, {1, kSize}};
-  make_pair<V, kOfQueries>(common, head, own, partners, 0, thread_index(), V::kThreads,
+  make_pair<V, kOfQueries>(common, bias, own, partners, 0, thread_index(), V::kThreads,
                            centerd_pair());
   for (int i = thread_index(); i < 16 * V::kRows; i += V::kThreads) {
     rows_of_nothing<V>()[i] = -INFINITY;

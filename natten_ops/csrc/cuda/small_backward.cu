@@ -205,7 +205,7 @@ small_query_kernel(const by_queries::Parameters parameters) {
     if (find_tile(common, head, slot, tile)) {
       const Span rows = partners<V, true>(common, tile, 0);
       const Span columns = partners<V, true>(common, tile, 1);
-      find_planes(parameters.tensors, tile);
+      find_planes(common, parameters.tensors, tile);
       block_barrier();
       copy_rows<V>(common, rows, columns, {parameters.tensors[kKey], kKey}, 0, region_rows, region);
       copy_rows<V>(common, rows, columns, {parameters.tensors[kValue], kValue}, 0, region_rows,
@@ -220,13 +220,13 @@ small_query_kernel(const by_queries::Parameters parameters) {
           Cursor<V, const Element>(common, plane, own).prefetch_tokens(plane.tensor, own);
         }
       }
-      make_centerd_pair<V, true>(common, head);
+      make_centerd_pair<V, true>(common, bias_of_head(common, kTensors));
       if (bands.others) {
         const int own_columns[2] = {column, column + 1 < tile.end[1] ? column + 1 : column};
         const Span of_columns[2] = {partners<true>(kSize, own_columns[0], tile.count[1]),
                                     partners<true>(kSize, own_columns[1], tile.count[1])};
-        make_pair<V, true>(common, head, own_columns, of_columns, of_columns[0].first,
-                           thread_index() % 32, 32, own_pair<V>());
+        make_pair<V, true>(common, bias_of_head(common, kTensors), own_columns, of_columns,
+                           of_columns[0].first, thread_index() % 32, 32, own_pair<V>());
       }
       copy_async_wait<0>();
       block_barrier();
@@ -404,7 +404,7 @@ small_key_kernel(const by_keys::Parameters parameters) {
     const Span rows = partners<V, false>(common, tile, 0);
     const Span columns = partners<V, false>(common, tile, 1);
     const Tensor(&tensors)[kTensors] = parameters.tensors;
-    find_planes(tensors, tile);
+    find_planes(common, tensors, tile);
     block_barrier();
     copy_rows<V>(common, rows, columns, {tensors[kQuery], kQuery}, 0, region_rows, region);
     copy_rows<V>(common, rows, columns, {tensors[kGradOutput], kGradOutput}, 0, region_rows,
@@ -419,7 +419,7 @@ small_key_kernel(const by_keys::Parameters parameters) {
       }
     }
     copy_numbers<V>(parameters, rows, columns, region_rows, region);
-    make_centerd_pair<V, false>(common, head);
+    make_centerd_pair<V, false>(common, bias_of_head(common, kTensors));
     copy_async_wait<0>();
     block_barrier();
     if (column >= tile.end[1]) return;
@@ -477,8 +477,8 @@ small_key_kernel(const by_keys::Parameters parameters) {
               if (left[e].first < done) left[e].first = done;
             }
             warp_barrier();
-            make_pair<V, false>(common, head, own.columns, left, begin, thread_index() % 32, 32,
-                                own_pair<V>());
+            make_pair<V, false>(common, bias_of_head(common, kTensors), own.columns, left, begin,
+                                thread_index() % 32, 32, own_pair<V>());
             warp_barrier();
             made = done;
           }

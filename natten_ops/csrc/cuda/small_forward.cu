@@ -38,7 +38,7 @@ small_forward_kernel(const Parameters parameters) {
   const Span columns = partners<V, true>(common, tile, 1);
   const int region_rows = common.tiling.region[0];
   Element* region = reinterpret_cast<Element*>(shared_memory() + kSharedBytes<V>);
-  find_planes(parameters.tensors, tile);
+  find_planes(common, parameters.tensors, tile);
   block_barrier();
   // What band 0 needs, and then the rest.
   for (int begin = 0, end = kRows; begin < region_rows; begin = end, end = region_rows) {
@@ -68,7 +68,8 @@ small_forward_kernel(const Parameters parameters) {
           .prefetch_tokens(query_tensor, own);
     }
   }
-  make_centerd_pair<V, true>(common, head);
+  const BiasView bias = bias_of_head(common, kTensors);
+  make_centerd_pair<V, true>(common, bias);
   const bool is_centerd = column >= kSize / 2 && column + 1 < tile.count[1] - kSize / 2;
   int region_column = 0;
   if (exists) {
@@ -77,7 +78,7 @@ small_forward_kernel(const Parameters parameters) {
                                 partners<true>(kSize, own_columns[1], tile.count[1])};
     region_column = of_columns[0].first - columns.first;
     if (!is_centerd) {
-      make_pair<V, true>(common, head, own_columns, of_columns, of_columns[0].first,
+      make_pair<V, true>(common, bias, own_columns, of_columns, of_columns[0].first,
                          thread_index() % 32, 32, own_pair<V>());
     }
   }

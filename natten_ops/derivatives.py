@@ -194,7 +194,7 @@ def is_transformed() -> bool:
 
 
 def _call(function: type[torch.autograd.Function], operator: Any, arguments: tuple[Any, ...]) -> Any:
-    """An operator with its derivative, in the way that what is active needs."""
+    """Call an operator so that what is active (tracing, transforms, autograd) can differentiate it."""
     if torch.compiler.is_compiling() or torch._C._get_tracing_state():
         return operator(*arguments)
     if torch._C._are_functorch_transforms_active():

@@ -2,7 +2,7 @@
 //
 // On an axis of `length` tokens the tokens with equal index mod dilation form a sub-sequence. A
 // token is then known by its residue (which sub-sequence) and its position in it; the window of a
-// query is `kernel_size` consecutive positions, centerd on the query and shifted inwards at the
+// query is `kernel_size` consecutive positions, centered on the query and shifted inwards at the
 // borders. Contract: kernel_size * dilation <= length, so every sub-sequence holds at least one
 // whole window.
 #pragma once
@@ -27,9 +27,9 @@ NATTEN_OPS_HOST_DEVICE AxisToken axis_token(int64_t index, int64_t length, int64
 
 // First position of the window of the query at `token`.
 NATTEN_OPS_HOST_DEVICE int64_t window_start(const AxisToken& token, int64_t kernel_size) {
-  const int64_t centerd = token.position - kernel_size / 2;
+  const int64_t centered = token.position - kernel_size / 2;
   const int64_t last = token.count - kernel_size;
-  return centerd < 0 ? 0 : centerd > last ? last : centerd;
+  return centered < 0 ? 0 : centered > last ? last : centered;
 }
 
 // The window inverted: the queries whose windows hold the key at `token` are consecutive positions

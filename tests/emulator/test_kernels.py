@@ -195,8 +195,8 @@ def test_faster_kernels_wait_for_a_contiguous_gradient(worker, layouts, head_dim
 @pytest.mark.parametrize(
     ('spatial', 'kernel_size', 'dilation', 'head_dim', 'scale'),
     [
-        ((7, 7), 7, 1, 32, None),  # no patch with centerd windows, by queries or keys
-        ((14, 8), 7, 1, 32, -0.5),  # one row of patches with centerd windows by queries
+        ((7, 7), 7, 1, 32, None),  # no patch with centered windows, by queries or keys
+        ((14, 8), 7, 1, 32, -0.5),  # one row of patches with centered windows by queries
         ((22, 18), 7, 1, 32, None),  # the first by keys
         ((31, 33), 7, 1, 32, 1.0),  # tiles of three bands, cut at the end
         ((50, 15), 7, 1, 16, None),  # better with axes exchanged
@@ -208,7 +208,7 @@ def test_faster_kernels_wait_for_a_contiguous_gradient(worker, layouts, head_dim
 )
 @pytest.mark.parametrize('dtype', HALF, ids=str)
 def test_small_windows(worker, spatial, kernel_size, dilation, head_dim, scale, dtype):
-    """Patches with and without centerd windows, in both layouts, with scales of all signs."""
+    """Patches with and without centered windows, in both layouts, with scales of all signs."""
     for layouts in (('fused', 'fused', 'fused', 'contiguous'), ('contiguous',) * 4):
         problem = Problem(
             1, spatial, 2, head_dim, (kernel_size,) * 2, (dilation,) * 2, dtype, torch.float32, layouts

@@ -1,4 +1,4 @@
-"""Say how many instructions the CUDA kernels on tensor cores take for a patch of 16 tokens.
+"""Say how many instructions the CUDA kernels take: on tensor cores for a patch of 16 tokens.
 
 Reads the machine code of the library that setup.py built. Ends with exit code 1 if a kernel takes more than
 its budget in cuda_instructions.json, or is not in that file. After a change that is worth its instructions,

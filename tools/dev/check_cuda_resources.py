@@ -1,7 +1,7 @@
 """Say what every CUDA kernel takes of registers, stack and shared memory, and whether it spills.
 
 Reads what ptxas reported when setup.py built the library (build/cuda/resources.txt). Ends with exit code 1
-if a kernel spills registers or has a stack frame that is not one of the EXEMPT kernels.
+if a kernel spills registers or has a stack frame that is neither EXEMPT nor TOLERATED.
 """
 
 import argparse

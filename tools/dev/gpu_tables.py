@@ -63,7 +63,10 @@ class Figures:
     @property
     def machine(self) -> Row:
         """The line that describes it."""
-        return next(row for row in self._rows if 'gpu' in row)
+        machine = next((row for row in self._rows if 'gpu' in row), None)
+        if machine is None:
+            raise UserError(f'{self.path} does not say of which GPU', 'run benchmarks/gpu_report.sh')
+        return machine
 
 
 def table(figures: Figures) -> str:

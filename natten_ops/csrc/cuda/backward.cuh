@@ -1,14 +1,14 @@
-// What the backward kernels on tensor cores share: parameters, and how a patch is repeated with
-// care.
-//   - By queries: for the keys around a patch, the logits again, weights P = exp(logit -
-//   logsumexp),
-//     dP = grad_output . value, and the logits' gradients D = P (dP - delta), where delta =
-//     grad_output . output is also stored for the other kernel. grad_query = scale * sum of D key.
-//     D is added to the gradient of the bias: a block writes the sums of its tiles, and a last
-//     kernel adds up the blocks' sums. The order is always the same.
-//   - By keys: for the queries that attend to a patch's keys, the same products the other way
-//   round;
-//     grad_value = sum of P grad_output, grad_key = scale * sum of D query.
+// What the backward kernels on tensor cores share: parameters, launches, and how a patch is
+// repeated with care. There are two kernels and a sum:
+//
+// By queries: for the keys around a patch, the logits again, weights P = exp(logit - logsumexp),
+// dP = grad_output . value, and the logits' gradients D = P (dP - delta). Here delta is
+// grad_output . output, which is also stored for the other kernel. grad_query = scale * sum of D
+// key. D is added to the gradient of the bias: a block writes the sums of its tiles, and a last
+// kernel adds up the blocks' sums, always in the same order.
+//
+// By keys: for the queries that attend to a patch's keys, the same products the other way round.
+// grad_value = sum of P grad_output, grad_key = scale * sum of D query.
 #pragma once
 
 #include "careful.cuh"

@@ -151,7 +151,7 @@ NATTEN_OPS_DEVICE double exp2_of(double x) { return exp2(x); }
 NATTEN_OPS_DEVICE float log2_of(float x) { return log2f(x); }
 NATTEN_OPS_DEVICE double log2_of(double x) { return log2(x); }
 
-// log2(x) and 1 / x, fast, for x from 1 to 100: to 2^-22 and to 1 ulp.
+// log2(x) and 1 / x, fast, for x of at least 1: to 2^-22 and to 1 ulp.
 NATTEN_OPS_DEVICE float fast_log2(float x) {
   float logarithm;
   asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(logarithm) : "f"(x));

@@ -14,7 +14,7 @@ const char* scalar_backward(const BackwardCall& call, void* stream);
 int64_t scalar_backward_scratch(const BackwardCall& call);
 
 // The same, faster: float32 on two axes, windows of at least 3 rows, head_dim a multiple of 4 up to
-// kStagedMaxHeadDim, channels side by side and tokens 16-byte aligned.
+// kStagedMaxHeadDim, channels side by side and tokens 16-byte aligned; devices from 8.0 on.
 constexpr int64_t kStagedMaxHeadDim = 64;
 bool staged_covers(const ForwardCall& call);
 bool staged_covers(const BackwardCall& call);
@@ -23,7 +23,8 @@ const char* staged_backward(const BackwardCall& call, void* stream);
 int64_t staged_backward_scratch(const BackwardCall& call);
 
 // On tensor cores: float16 and bfloat16, head_dim a multiple of 8 up to kMatrixMaxHeadDim, channels
-// side by side and tokens 16-byte aligned, a scale that is not nearly zero.
+// side by side and tokens 16-byte aligned, a scale that is not nearly zero; devices from 7.5 on,
+// bfloat16 from 8.0 on.
 constexpr int64_t kMatrixMaxHeadDim = 128;
 bool matrix_covers(const ForwardCall& call);
 bool matrix_covers(const BackwardCall& call);

@@ -76,16 +76,16 @@ NATTEN_OPS_DEVICE int shared_bytes(const Common& common) {
   return shared_bytes<V>(common.tiling, common.windows[0]);
 }
 
-NATTEN_OPS_DEVICE float* centerd_fragments() {
+NATTEN_OPS_DEVICE float* centered_fragments() {
   return reinterpret_cast<float*>(shared_memory() + kPlaneBytes + kFlagBytes);
 }
 template <typename V>
 NATTEN_OPS_DEVICE float* own_fragments(const Common& common) {
-  return centerd_fragments() + (1 + thread_index() / 32) * fragment_numbers<V>(common);
+  return centered_fragments() + (1 + thread_index() / 32) * fragment_numbers<V>(common);
 }
 template <typename V>
 NATTEN_OPS_DEVICE float* nothing(const Common& common) {
-  return centerd_fragments() + (1 + busy_warps<V>(common.tiling)) * fragment_numbers<V>(common);
+  return centered_fragments() + (1 + busy_warps<V>(common.tiling)) * fragment_numbers<V>(common);
 }
 
 // The columns of a patch, and what it visits.
@@ -93,7 +93,7 @@ struct PatchColumns {
   int first;          // the patch's first column
   int begin, eights;  // what is visited of a row
   int count;          // tokens of the residue class
-  bool is_centerd;    // has the fragments that all share
+  bool is_centered;   // has the fragments that all share
 
   template <typename V, bool kOfQueries>
   static NATTEN_OPS_DEVICE PatchColumns at(const Common& common, const Tile& tile, int warp) {
@@ -108,7 +108,7 @@ struct PatchColumns {
         partners<V, kOfQueries>(common, tile, 1).first + common.tiling.pitch - 8 * columns.eights;
     columns.begin = span.first < most ? span.first : most;
     const int last = columns.first + kPatchColumns<V> - 1;
-    columns.is_centerd =
+    columns.is_centered =
         columns.begin == span.first &&
         (kOfQueries ? columns.first >= half && last - half <= columns.count - window
                     : columns.first >= window && last < columns.count - window);
@@ -116,7 +116,7 @@ struct PatchColumns {
   }
   // Of patches away from borders.
   template <bool kOfQueries>
-  static NATTEN_OPS_DEVICE PatchColumns centerd(int window) {
+  static NATTEN_OPS_DEVICE PatchColumns centered(int window) {
     constexpr int kMany = 1 << 20;
     return {window, partners<kOfQueries>(window, window, kMany).first, 0, kMany, true};
   }
@@ -162,9 +162,9 @@ NATTEN_OPS_DEVICE void make_fragments(const Common& common, const BiasView& bias
 
 // All threads of the block make the fragments of patches away from borders, and -infinity.
 template <typename V, bool kOfQueries>
-NATTEN_OPS_DEVICE void make_centerd_fragments(const Common& common, const BiasView& bias) {
-  make_fragments<V, kOfQueries>(common, bias, PatchColumns::centerd<kOfQueries>(common.windows[1]),
-                                thread_index(), V::kThreads, centerd_fragments());
+NATTEN_OPS_DEVICE void make_centered_fragments(const Common& common, const BiasView& bias) {
+  make_fragments<V, kOfQueries>(common, bias, PatchColumns::centered<kOfQueries>(common.windows[1]),
+                                thread_index(), V::kThreads, centered_fragments());
   if (thread_index() < 16) nothing<V>(common)[thread_index()] = -INFINITY;
 }
 
@@ -172,7 +172,7 @@ NATTEN_OPS_DEVICE void make_centerd_fragments(const Common& common, const BiasVi
 template <typename V, bool kOfQueries>
 NATTEN_OPS_DEVICE const float* choose_fragments(const Common& common, const BiasView& bias,
                                                 const PatchColumns& columns) {
-  if (columns.is_centerd) return centerd_fragments();
+  if (columns.is_centered) return centered_fragments();
   make_fragments<V, kOfQueries>(common, bias, columns, thread_index() % 32, 32,
                                 own_fragments<V>(common));
   return own_fragments<V>(common);

@@ -147,7 +147,7 @@ matrix_query_kernel(const by_queries::Parameters parameters) {
     copy_rows<V>(common, rows, columns, {parameters.tensors[kValue], kValue}, 0, region_rows,
                  region + row_elements<V>(common));
     copy_async_commit();
-    if (is_first) make_centerd_fragments<V, true>(common, bias_of_head(common, kTensors));
+    if (is_first) make_centered_fragments<V, true>(common, bias_of_head(common, kTensors));
     is_first = false;
     const PatchColumns of_patch = PatchColumns::at<V, true>(common, tile, warp);
     const bool exists = of_patch.first < tile.end[1];
@@ -156,14 +156,16 @@ matrix_query_kernel(const by_queries::Parameters parameters) {
     }
     const float* fragments =
         exists ? choose_fragments<V, true>(common, bias_of_head(common, kTensors), of_patch)
-               : centerd_fragments();
+               : centered_fragments();
     copy_async_wait<0>();
     block_barrier();
 
     for (int row = tile.begin[0]; exists && row < tile.end[0]; row += kPatchRows<V>) {
       const Own<V> own(tile, row, of_patch.first);
       const Items items = Items::at<V, true>(common, tile, row, of_patch);
-      const Start<V> start = Start<V>::template at<true>(common, fragments, tile, own, items);
+      Start<V> start = Start<V>::template at<true>(common, fragments, tile, own, items);
+      // A stand-in must not touch the table's numbers of the token that it stands in for.
+      if (!own.exists[0]) start.count = 0;
       const Partners<V> keys_and_values(common, region, items.begin_row - rows.first,
                                         of_patch.begin - columns.first, item_stride<V>(common));
       const auto read = [&](int tensor) {
@@ -306,12 +308,12 @@ matrix_key_kernel(const by_keys::Parameters parameters) {
                region + row_elements<V>(common));
   copy_async_commit();
   copy_numbers<V>(parameters, rows, columns, region_rows, region);
-  make_centerd_fragments<V, false>(common, bias_of_head(common, kTensors));
+  make_centered_fragments<V, false>(common, bias_of_head(common, kTensors));
   const PatchColumns of_patch = PatchColumns::at<V, false>(common, tile, thread_index() / 32);
   const bool exists = of_patch.first < tile.end[1];
   const float* fragments =
       exists ? choose_fragments<V, false>(common, bias_of_head(common, kTensors), of_patch)
-             : centerd_fragments();
+             : centered_fragments();
   copy_async_wait<0>();
   block_barrier();
   if (!exists) return;

@@ -118,12 +118,12 @@ matrix_forward_kernel(const Parameters parameters) {
   copy_rows<V>(common, rows, columns, {parameters.tensors[kValue], kValue}, 0, region_rows,
                region + row_elements<V>(common));
   copy_async_commit();
-  make_centerd_fragments<V, true>(common, bias_of_head(common, kTensors));
+  make_centered_fragments<V, true>(common, bias_of_head(common, kTensors));
   const PatchColumns of_patch = PatchColumns::at<V, true>(common, tile, thread_index() / 32);
   const bool exists = of_patch.first < tile.end[1];
   const float* fragments =
       exists ? choose_fragments<V, true>(common, bias_of_head(common, kTensors), of_patch)
-             : centerd_fragments();
+             : centered_fragments();
   copy_async_wait<0>();
   block_barrier();
   if (!exists) return;

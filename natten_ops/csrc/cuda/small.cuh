@@ -37,26 +37,26 @@ struct Variant {
 };
 
 // The bands of a tile as bits: those whose patch at a column has only tokens that exist, with as
-// many partners before as after them (centerd), and the others.
+// many partners before as after them (centered), and the others.
 struct Bands {
-  uint32_t centerd, others;
+  uint32_t centered, others;
 
   template <int kSize, bool kOfQueries>
   static NATTEN_OPS_DEVICE Bands at(const Tile& tile, int column) {
     constexpr int kBorder = kOfQueries ? kSize / 2 : kSize;
-    const auto are_centerd = [&](int axis, int first, int size) {
+    const auto are_centered = [&](int axis, int first, int size) {
       return first >= kBorder && first + size <= tile.count[axis] - kBorder &&
              first + size <= tile.end[axis];
     };
     Bands bands = {0, 0};
     if (column >= tile.end[1]) return bands;
-    const bool has_columns = are_centerd(1, column, 2);
+    const bool has_columns = are_centered(1, column, 2);
     NATTEN_OPS_UNROLL
     for (int band = 0; band < kMostBands; ++band) {
       const int row = tile.begin[0] + 8 * band;
-      const bool is_centerd = has_columns && are_centerd(0, row, 8);
-      bands.centerd |= static_cast<uint32_t>(is_centerd) << band;
-      bands.others |= static_cast<uint32_t>(!is_centerd && row < tile.end[0]) << band;
+      const bool is_centered = has_columns && are_centered(0, row, 8);
+      bands.centered |= static_cast<uint32_t>(is_centered) << band;
+      bands.others |= static_cast<uint32_t>(!is_centered && row < tile.end[0]) << band;
     }
     return bands;
   }
@@ -101,27 +101,27 @@ constexpr int kSharedBytes =
     kPlaneBytes + kFlagBytes +
     ((1 + V::kWarps) * kPairNumbers<V::kSize> + 16 * V::kRows) * int(sizeof(float));
 
-NATTEN_OPS_DEVICE float* centerd_pair() {
+NATTEN_OPS_DEVICE float* centered_pair() {
   return reinterpret_cast<float*>(shared_memory() + kPlaneBytes + kFlagBytes);
 }
 template <typename V>
 NATTEN_OPS_DEVICE float* own_pair() {
-  return centerd_pair() + (1 + thread_index() / 32) * kPairNumbers<V::kSize>;
+  return centered_pair() + (1 + thread_index() / 32) * kPairNumbers<V::kSize>;
 }
 template <typename V>
 NATTEN_OPS_DEVICE float* rows_of_nothing() {
-  return centerd_pair() + (1 + V::kWarps) * kPairNumbers<V::kSize>;
+  return centered_pair() + (1 + V::kWarps) * kPairNumbers<V::kSize>;
 }
 
-// All threads of the block make the bias pair of columns with centerd windows, and rows of
+// All threads of the block make the bias pair of columns with centered windows, and rows of
 // -infinity.
 template <typename V, bool kOfQueries>
-NATTEN_OPS_DEVICE void make_centerd_pair(const Common& common, const BiasView& bias) {
+NATTEN_OPS_DEVICE void make_centered_pair(const Common& common, const BiasView& bias) {
   constexpr int kSize = V::kSize;
   const int own[2] = {kSize / 2, kSize / 2 + 1};
   const Span partners[2] = {{0, kSize - 1}, {1, kSize}};
   make_pair<V, kOfQueries>(common, bias, own, partners, 0, thread_index(), V::kThreads,
-                           centerd_pair());
+                           centered_pair());
   for (int i = thread_index(); i < 16 * V::kRows; i += V::kThreads) {
     rows_of_nothing<V>()[i] = -INFINITY;
   }

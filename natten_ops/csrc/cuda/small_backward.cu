@@ -1,8 +1,8 @@
-// The backward pass for small windows, two kernels as in matrix_backward.cu; small.cuh says how.
+// The backward pass for small windows: backward.cuh says what is computed, small.cuh how.
 // With P = exp(logit - logsumexp), products of grad_output and value start from -delta, so that
 // D = P (grad_output . value - delta) is a product of two results.
 //
-// The gradient of the bias: in patches with centerd windows, each of a thread's numbers is always
+// The gradient of the bias: in patches with centered windows, each of a thread's numbers is always
 // for the same entry, so their sums stay in registers from patch to patch. Other patches add theirs
 // to a table of their warp. A block writes one table for its tile, and a last kernel adds up these
 // tables, always in the same order.
@@ -87,7 +87,7 @@ struct Entries {
 template <int kSize>
 using BiasSums = float[kSize][4];
 
-// Adds a warp's sums over patches with centerd windows to its table; `memory` has room for
+// Adds a warp's sums over patches with centered windows to its table; `memory` has room for
 // kSize * 128 numbers.
 template <int kSize>
 NATTEN_OPS_DEVICE void add_to_table(const BiasSums<kSize>& sums, float* memory, float* table) {
@@ -213,14 +213,14 @@ small_query_kernel(const by_queries::Parameters parameters) {
       copy_async_commit();
       const int column = tile.begin[1] + 2 * warp;
       bands = Bands::at<kSize, true>(tile, column);
-      for (int band = 0; (bands.centerd | bands.others) >> band; ++band) {
+      for (int band = 0; (bands.centered | bands.others) >> band; ++band) {
         const Own<V> own(tile, tile.begin[0] + 8 * band, column);
         for (const int tensor : {kQuery, kGradOutput, kOutput}) {
           const Plane<const Element> plane = {parameters.tensors[tensor], tensor};
           Cursor<V, const Element>(common, plane, own).prefetch_tokens(plane.tensor, own);
         }
       }
-      make_centerd_pair<V, true>(common, bias_of_head(common, kTensors));
+      make_centered_pair<V, true>(common, bias_of_head(common, kTensors));
       if (bands.others) {
         const int own_columns[2] = {column, column + 1 < tile.end[1] ? column + 1 : column};
         const Span of_columns[2] = {partners<true>(kSize, own_columns[0], tile.count[1]),
@@ -266,10 +266,10 @@ small_query_kernel(const by_queries::Parameters parameters) {
     }
   }
 
-  // Then those with centerd windows.
+  // Then those with centered windows.
   BiasSums<kSize> bias_sums;
   clear(bias_sums);
-  if (bands.centerd) {
+  if (bands.centered) {
     uint32_t slot = block_index() ^ common.nothing;
     const int head = split_head(common, slot);
     Tile tile;
@@ -279,19 +279,19 @@ small_query_kernel(const by_queries::Parameters parameters) {
         first_row - kSize / 2 - partners<true>(kSize, first_row, tile.count[0]).first;
     const int region_column =
         column - kSize / 2 - partners<true>(kSize, tile.begin[1], tile.count[1]).first;
-    for (int band = 0; bands.centerd >> band; ++band) {
-      if ((bands.centerd >> band & 1) == 0) continue;
+    for (int band = 0; bands.centered >> band; ++band) {
+      if ((bands.centered >> band & 1) == 0) continue;
       const Own<V> own(first_row + 8 * band, column);
       const int begin = first_row + 8 * band - kSize / 2;
       const Start start =
-          Start::at<V>(centerd_pair(), own.row, begin, {own.row - kSize / 2, own.row + kSize / 2});
+          Start::at<V>(centered_pair(), own.row, begin, {own.row - kSize / 2, own.row + kSize / 2});
       const Partners<V> keys_and_values(common, region, region_row + 8 * band, region_column,
                                         stride);
       const bool finite = visit_keys<V>(parameters, own, start, keys_and_values, bias_sums);
       repeat_unless(finite, band);
     }
   }
-  const uint32_t again = bands.centerd | bands.others ? bands_to_repeat() : 0;
+  const uint32_t again = bands.centered | bands.others ? bands_to_repeat() : 0;
   if (again) {
     repeat_carefully<V>(
         parameters, again, 0,
@@ -419,7 +419,7 @@ small_key_kernel(const by_keys::Parameters parameters) {
       }
     }
     copy_numbers<V>(parameters, rows, columns, region_rows, region);
-    make_centerd_pair<V, false>(common, bias_of_head(common, kTensors));
+    make_centered_pair<V, false>(common, bias_of_head(common, kTensors));
     copy_async_wait<0>();
     block_barrier();
     if (column >= tile.end[1]) return;
@@ -428,12 +428,12 @@ small_key_kernel(const by_keys::Parameters parameters) {
     bands = Bands::at<kSize, false>(tile, column);
     const int first_row = tile.begin[0], region_row = first_row - kSize / 2 - rows.first;
     const int region_column = column - kSize / 2 - columns.first;
-    for (int band = 0; bands.centerd >> band; ++band) {
-      if ((bands.centerd >> band & 1) == 0) continue;
+    for (int band = 0; bands.centered >> band; ++band) {
+      if ((bands.centered >> band & 1) == 0) continue;
       const Own<V> own(first_row + 8 * band, column);
       const int begin = first_row + 8 * band - kSize / 2;
       const Start start =
-          Start::at<V>(centerd_pair(), own.row, begin, {own.row - kSize / 2, own.row + kSize / 2});
+          Start::at<V>(centered_pair(), own.row, begin, {own.row - kSize / 2, own.row + kSize / 2});
       const Partners<V> queries_and_grads(common, region, region_row + 8 * band, region_column,
                                           stride);
       const Two* numbers =

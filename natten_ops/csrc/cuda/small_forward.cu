@@ -69,20 +69,20 @@ small_forward_kernel(const Parameters parameters) {
     }
   }
   const BiasView bias = bias_of_head(common, kTensors);
-  make_centerd_pair<V, true>(common, bias);
-  const bool is_centerd = column >= kSize / 2 && column + 1 < tile.count[1] - kSize / 2;
+  make_centered_pair<V, true>(common, bias);
+  const bool is_centered = column >= kSize / 2 && column + 1 < tile.count[1] - kSize / 2;
   int region_column = 0;
   if (exists) {
     const int own_columns[2] = {column, column + 1 < tile.end[1] ? column + 1 : column};
     const Span of_columns[2] = {partners<true>(kSize, own_columns[0], tile.count[1]),
                                 partners<true>(kSize, own_columns[1], tile.count[1])};
     region_column = of_columns[0].first - columns.first;
-    if (!is_centerd) {
+    if (!is_centered) {
       make_pair<V, true>(common, bias, own_columns, of_columns, of_columns[0].first,
                          thread_index() % 32, 32, own_pair<V>());
     }
   }
-  const float* pair = is_centerd ? centerd_pair() : own_pair<V>();
+  const float* pair = is_centered ? centered_pair() : own_pair<V>();
   if (region_rows > kRows) {
     copy_async_wait<1>();
   } else {

@@ -319,7 +319,8 @@ struct KeyGradients {
       visit<Keys, 2>(0, true);
       advance(2, 2);
     }
-    // Groups that have fewer queries than others visit their last one again, with weight zero.
+    // Groups that have fewer queries than others visit their last one again, with weight zero
+    // (which makes NaN of an infinite gradient).
     for (int further = 0; warp_any(column + further < columns); ++further) {
       const bool has = column + further < columns;
       visit<Keys, 1>(has ? further : columns - 1 - column, has);

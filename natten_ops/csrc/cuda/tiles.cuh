@@ -1,7 +1,7 @@
-// How the kernels on tensor cores spread a problem over blocks: tensors, tiles, and which tokens
-// meet.
+// How kernels spread a problem over blocks: tensors, tiles, and which tokens meet. The scalar
+// kernels do it in their own way.
 //
-// A family of kernels describes itself with a variant V:
+// A family of kernels on tensor cores describes itself with a variant V:
 //   V::Element, kDim (32, 64 or 128 channels), kWarps, kThreads;
 //   kIsFlat: one dimension, patches are 16 tokens of a row, not 8 x 2;
 //   kHasNumbers: after a region's row come two numbers of each of its tokens;
@@ -30,7 +30,8 @@ struct Tiling {
   int tiles[2];         // of the longest residue class
   int region[2];        // most rows and columns of any tile's region
   int tiles_per_block;  // by one block, one after the other
-  int pitch, eights;    // matrix.cuh only: of a region's row, and of a patch's partners in a row
+  int pitch = 0,
+      eights = 0;  // matrix.cuh only: of a region's row, and of a patch's partners in a row
 };
 
 // Of a tile.
@@ -195,10 +196,12 @@ inline double magnitude(double number) { return number < 0 ? -number : number; }
 // because bias / scale has to be a finite number.
 inline bool are_for_tensor_cores(const Problem& problem, Dtype dtype,
                                  std::initializer_list<const TensorView*> views) {
+  constexpr int64_t kMostKeys = 4096;  // on an axis; more do not fit shared memory in any case
   const int capability = compute_capability();
   const bool has_type = (dtype == Dtype::kFloat16 && capability >= 75) ||
                         (dtype == Dtype::kBFloat16 && capability >= 80);
   if (!has_type || problem.head_dim % 8 != 0 || problem.head_dim > kMatrixMaxHeadDim ||
+      problem.kernel_size[0] > kMostKeys || problem.kernel_size[1] > kMostKeys ||
       !(magnitude(problem.scale) > 1e-6) || !(magnitude(problem.scale) < 1e6)) {
     return false;
   }

@@ -106,7 +106,7 @@ struct CudaBackEnd {
     cuda::Family family = cuda::family_of(call);
     std::optional<Tensor> copy;
     if (family == cuda::Family::kScalar && cuda::contiguous_gradient_helps(call)) {
-      // output.sum().backward() gives one number, expanded, which tensor cores cannot read.
+      // output.sum().backward() gives one number, expanded, which only the scalar kernels read.
       copy = allocate_like(gradient);
       torch::stable::copy_(*copy, grad_output);
       call.grad_output = view_of(TensorInfo(*copy));

@@ -21,7 +21,8 @@
 //   products before 8.0; too much shared memory; another stream than the caller's: `launch` returns
 //   a message.
 // What it does not: races between two threads of a warp with a collective between them that is no
-// barrier (shuffles order memory here, not on the device); time, bank conflicts and registers;
+// barrier (shuffles order memory here, not on the device), or that both add to a number (here one
+// after the other); time, bank conflicts and registers;
 // roundings of tensor cores and of fast functions; launch bounds; code that only nvcc refuses.
 #ifndef NATTEN_OPS_DEVICE_H
 #define NATTEN_OPS_DEVICE_H

@@ -12,7 +12,7 @@
 // neighbors be read at once (shared_offset). The pitch is a multiple of 8, so a thread's addresses
 // in different rows differ by the same numbers. Tokens beyond the feature map are zero.
 //
-// Bias and mask are what the sums of products start from, see Fragments in matrix.cuh and
+// Bias and mask are what the sums of products start from, see matrix.cuh and
 // small.cuh: bias / scale if a token is a partner, -infinity if not. A product times the scale is
 // then the whole logit.
 //
@@ -130,9 +130,6 @@ NATTEN_OPS_DEVICE BiasView bias_of_head(const Common& common, int planes) {
 
 struct alignas(16) Words {
   uint32_t words[4];
-};
-struct alignas(16) Four {
-  float numbers[4];
 };
 struct alignas(8) Two {
   float numbers[2];
@@ -280,15 +277,6 @@ NATTEN_OPS_DEVICE void as_weights(const float (&first)[4], const float (&second)
   weights[1] = pack<Element>(first[2], first[3]);
   weights[2] = pack<Element>(second[0], second[1]);
   weights[3] = pack<Element>(second[2], second[3]);
-}
-
-template <int kRows, int kColumns>
-NATTEN_OPS_DEVICE void clear(float (&sums)[kRows][kColumns]) {
-  NATTEN_OPS_UNROLL
-  for (int i = 0; i < kRows; ++i) {
-    NATTEN_OPS_UNROLL
-    for (int j = 0; j < kColumns; ++j) sums[i][j] = 0;
-  }
 }
 
 // The channels of a thread's tokens, 8 each from 32 i + 8 (lane % 4) on, as they are in memory; of

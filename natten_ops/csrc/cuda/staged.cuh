@@ -262,10 +262,6 @@ struct Rows {
 
 // ---- Numbers per token ----
 
-struct alignas(16) Four {
-  float numbers[4];
-};
-
 template <typename Tokens, int kRows, int kChannels>
 NATTEN_OPS_DEVICE void multiply(const float (&tokens)[kRows][kChannels],
                                 const float (&partner)[kChannels], float (&products)[kRows]) {
@@ -315,15 +311,6 @@ NATTEN_OPS_DEVICE void accumulate(float weight, const float (&partner)[kChannels
     const float weight_of = shuffle_within<kRows>(weight, q);
     NATTEN_OPS_UNROLL
     for (int c = 0; c < kChannels; ++c) sums[q][c] += weight_of * partner[c];
-  }
-}
-
-template <int kRows, int kChannels>
-NATTEN_OPS_DEVICE void clear(float (&sums)[kRows][kChannels]) {
-  NATTEN_OPS_UNROLL
-  for (int q = 0; q < kRows; ++q) {
-    NATTEN_OPS_UNROLL
-    for (int c = 0; c < kChannels; ++c) sums[q][c] = 0;
   }
 }
 
@@ -602,7 +589,7 @@ inline Common make_common(const Problem& problem, const BiasView& bias, const Sh
   common.patches = Divisor(shape.patches[1]);
   common.warps = shape.warps();
   common.scale = static_cast<float>(problem.scale);
-  common.log2_scale = static_cast<float>(problem.scale * 1.4426950408889634);
+  common.log2_scale = static_cast<float>(problem.scale * kLog2e);
   common.bias = static_cast<const float*>(bias.data);
   return common;
 }

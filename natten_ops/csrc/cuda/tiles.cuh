@@ -22,6 +22,21 @@ namespace natten_ops::cuda {
 constexpr float kLog2e = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
 
+// ---- Numbers ----
+
+struct alignas(16) Four {
+  float numbers[4];
+};
+
+template <int kRows, int kColumns>
+NATTEN_OPS_DEVICE void clear(float (&sums)[kRows][kColumns]) {
+  NATTEN_OPS_UNROLL
+  for (int i = 0; i < kRows; ++i) {
+    NATTEN_OPS_UNROLL
+    for (int j = 0; j < kColumns; ++j) sums[i][j] = 0;
+  }
+}
+
 // ---- Tiles ----
 
 // How tiles cover the problem. Positions are places within a residue class.
@@ -30,8 +45,9 @@ struct Tiling {
   int tiles[2];         // of the longest residue class
   int region[2];        // most rows and columns of any tile's region
   int tiles_per_block;  // by one block, one after the other
-  int pitch = 0,
-      eights = 0;  // matrix.cuh only: of a region's row, and of a patch's partners in a row
+  // Of the matrix kernels only: tokens of a region's row, and eights of a patch's partners in a
+  // row.
+  int pitch = 0, eights = 0;
 };
 
 // Of a tile.

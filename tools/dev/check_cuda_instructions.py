@@ -69,11 +69,9 @@ def _steps(kernel: str, channels: str, place: tuple[int, ...], step: int, loops:
 
 # In the kernels for small windows, trips do not depend on the problem.
 PATCHES = (
-    Patch(r'\bsmall_forward_kernel<', 'patch', (0,)),
-    Patch(r'\bsmall_query_kernel<', 'inside patch', (1,)),
-    Patch(r'\bsmall_query_kernel<', 'border patch', (0,)),
-    Patch(r'\bsmall_key_kernel<', 'inside patch', (0,)),
-    Patch(r'\bsmall_key_kernel<', 'border patch in one step', (1,)),
+    Patch(r'\bsmall_forward_kernel<', 'patch', (0, 0)),
+    Patch(r'\bsmall_query_kernel<', 'patch', (0, 0)),
+    Patch(r'\bsmall_key_kernel<', 'patch', (0, 0)),
     *_steps('forward', '32|64|128', (0,), 4, 1),
     *_steps('query', '32|64|128', (0, 0), 2, 1),
     *_steps('key', '32|64', (0,), 2, 1),

@@ -3,9 +3,9 @@
 //
 // By queries: for the keys around a patch, the logits again, weights P = exp(logit - logsumexp),
 // dP = grad_output . value, and the logits' gradients D = P (dP - delta). Here delta is
-// grad_output . output, which is also stored for the other kernel. grad_query = scale * sum of D
-// key. D is added to the gradient of the bias: a block writes the sums of its tiles, and a last
-// kernel adds up the blocks' sums, always in the same order.
+// grad_output . output. The other kernel needs it and logsumexp, too: both are stored for it.
+// grad_query = scale * sum of D key. D is added to the gradient of the bias: a block writes the
+// sums of its tiles, and a last kernel adds up the blocks' sums, always in the same order.
 //
 // By keys: for the queries that attend to a patch's keys, the same products the other way round.
 // grad_value = sum of P grad_output, grad_key = scale * sum of D query.
@@ -26,7 +26,7 @@ enum : int {
   kGradOutput,
   kGradQuery,
   kLogsumexp,
-  kDelta,
+  kNumbers,
   kTensors,
 };
 
@@ -46,39 +46,37 @@ inline Parameters make_parameters(const BackwardCall& call, const Orientation& o
   parameters.tensors[kOutput] = orientation.tensor(call.output);
   parameters.tensors[kGradOutput] = orientation.tensor(call.grad_output);
   parameters.tensors[kGradQuery] = orientation.tensor(call.grad_query);
-  parameters.tensors[kLogsumexp] = orientation.numbers(call.logsumexp);
-  parameters.tensors[kDelta] = orientation.numbers(call.scratch);
-  char* const sums = static_cast<char*>(call.scratch) + delta_bytes(call.problem);
+  parameters.tensors[kLogsumexp] = orientation.numbers(call.logsumexp, sizeof(float));
+  parameters.tensors[kNumbers] = orientation.numbers(call.scratch, sizeof(Two));
+  char* const sums = static_cast<char*>(call.scratch) + numbers_bytes(call.problem);
   parameters.block_sums = call.grad_bias.data ? reinterpret_cast<float*>(sums) : nullptr;
   return parameters;
 }
 
-// Repeats the bands whose bits are set, of a block's tile, except for the gradient of the bias.
-// `keys` is the region.
+// Repeats the bands of a tile whose bits are set, except for the gradient of the bias.
 template <typename V>
-NATTEN_OPS_DEVICE void repeat_carefully(const Parameters& parameters, uint32_t again,
-                                        int tile_of_block, const typename V::Element* keys) {
+NATTEN_OPS_DEVICE void repeat_carefully(const Parameters& parameters, const Tile& tile,
+                                        uint32_t again) {
   using Element = typename V::Element;
   const Common& common = parameters.common;
-  const Element* values = keys + row_elements<V>(common);
-  const auto channels_of = [&](int tensor, const CarefulToken& token) {
+  const auto channels_of = [&](int tensor, int row, int column) {
     const Plane<const Element> plane = {parameters.tensors[tensor], tensor};
-    return OwnChannels<V>::of(common, plane, token.row, token.column);
+    return OwnChannels<V>::of(common, plane, row, column);
   };
   const Plane<const float> logsumexps = {parameters.tensors[kLogsumexp], kLogsumexp};
   const Plane<Element> grad_queries = {parameters.tensors[kGradQuery], kGradQuery};
-  visit_carefully<V, true>(common, again, tile_of_block, [&](const CarefulToken& token) {
-    const auto query = channels_of(kQuery, token), grad_output = channels_of(kGradOutput, token);
-    const float delta = grad_output.times(channels_of(kOutput, token));
+  visit_carefully<V, true>(common, tile, again, [&](const CarefulToken& token) {
+    const auto query = channels_of(kQuery, token.row, token.column);
+    const auto grad_output = channels_of(kGradOutput, token.row, token.column);
+    const float delta = grad_output.times(channels_of(kOutput, token.row, token.column));
     const float logsumexp = *logsumexps.at(token.row, token.column) * kLog2e;
     OwnChannels<V> grad_query = {};
     visit_partners(token, [&](int row, int column, int down, int across) {
-      const auto key = OwnChannels<V>::of(common, keys, row, column);
+      const auto key = channels_of(kKey, row, column);
       const float product = query.times(key);
       const float weight =
           exp2_of(logit_of<V>(common, token.head, product, down, across) - logsumexp);
-      const float grad_weight =
-          grad_output.times(OwnChannels<V>::of(common, values, row, column)) - delta;
+      const float grad_weight = grad_output.times(channels_of(kValue, row, column)) - delta;
       grad_query.add(weight * grad_weight, key);
     });
     grad_query.store(common, grad_queries, token.row, token.column,
@@ -97,8 +95,7 @@ enum : int {
   kGradOutput,
   kGradKey,
   kGradValue,
-  kLogsumexp,
-  kDelta,
+  kNumbers,
   kTensors,
 };
 
@@ -117,65 +114,49 @@ inline Parameters make_parameters(const BackwardCall& call, const Orientation& o
   parameters.tensors[kGradOutput] = orientation.tensor(call.grad_output);
   parameters.tensors[kGradKey] = orientation.tensor(call.grad_key);
   parameters.tensors[kGradValue] = orientation.tensor(call.grad_value);
-  parameters.tensors[kLogsumexp] = orientation.numbers(call.logsumexp);
-  parameters.tensors[kDelta] = orientation.numbers(call.scratch);
+  parameters.tensors[kNumbers] = orientation.numbers(call.scratch, sizeof(Two));
   return parameters;
 }
 
-// The numbers of the tokens of a region's row: logsumexp, in units of log(2), and -delta.
+// The numbers of the tokens of a region's row.
 template <typename V>
 NATTEN_OPS_DEVICE Two* numbers_of(const Common& common, typename V::Element* region, int row) {
   static_assert(V::kHasNumbers);
   return reinterpret_cast<Two*>(region + row * row_stride<V>(common) + 2 * row_elements<V>(common));
 }
-template <typename V>
-NATTEN_OPS_DEVICE const Two* numbers_of(const Common& common, const typename V::Element* region,
-                                        int row) {
-  return numbers_of<V>(common, const_cast<typename V::Element*>(region), row);
-}
 
-// Copies them into the region; zeros for tokens that do not exist.
+// Begins to copy the numbers of a row, as copy_row does with channels.
 template <typename V>
-NATTEN_OPS_DEVICE void copy_numbers(const Parameters& parameters, const Span& rows,
-                                    const Span& columns, int region_rows,
-                                    typename V::Element* region) {
-  const Common& common = parameters.common;
-  const Plane<const float> logsumexps = {parameters.tensors[kLogsumexp], kLogsumexp};
-  const Plane<const float> deltas = {parameters.tensors[kDelta], kDelta};
+NATTEN_OPS_DEVICE void copy_numbers(const Parameters& parameters, int row, int first_column,
+                                    int columns, Two* to) {
+  const Plane<const Two> plane = {parameters.tensors[kNumbers], kNumbers};
   constexpr int kLanes = V::kIsFlat ? V::kThreads : 32;  // that share a row
-  for (int row = thread_index() / kLanes; row < region_rows; row += V::kThreads / kLanes) {
-    Two* const numbers = numbers_of<V>(common, region, row);
-    for (int at = thread_index() % kLanes; at < V::pitch(common); at += kLanes) {
-      Two two = {};
-      if (row < rows.size() && at < columns.size()) {
-        two.numbers[0] = *logsumexps.at(rows.first + row, columns.first + at) * kLog2e;
-        two.numbers[1] = -*deltas.at(rows.first + row, columns.first + at);
-      }
-      numbers[at] = two;
-    }
+  for (int at = thread_index() % kLanes; at < V::pitch(parameters.common); at += kLanes) {
+    copy_async<sizeof(Two)>(to + at, plane.at(row, first_column + at), at < columns);
   }
 }
 
-// Repeats the bands whose bits are set. `queries` is the region.
+// Repeats the bands of a tile whose bits are set.
 template <typename V>
-NATTEN_OPS_DEVICE void repeat_carefully(const Parameters& parameters, uint32_t again,
-                                        const typename V::Element* queries) {
+NATTEN_OPS_DEVICE void repeat_carefully(const Parameters& parameters, const Tile& tile,
+                                        uint32_t again) {
   using Element = typename V::Element;
   const Common& common = parameters.common;
-  const Element* grad_outputs = queries + row_elements<V>(common);
-  const auto channels_of = [&](int tensor, const CarefulToken& token) {
+  const auto channels_of = [&](int tensor, int row, int column) {
     const Plane<const Element> plane = {parameters.tensors[tensor], tensor};
-    return OwnChannels<V>::of(common, plane, token.row, token.column);
+    return OwnChannels<V>::of(common, plane, row, column);
   };
+  const Plane<const Two> numbers = {parameters.tensors[kNumbers], kNumbers};
   const Plane<Element> grad_keys = {parameters.tensors[kGradKey], kGradKey};
   const Plane<Element> grad_values = {parameters.tensors[kGradValue], kGradValue};
-  visit_carefully<V, false>(common, again, 0, [&](const CarefulToken& token) {
-    const auto key = channels_of(kKey, token), value = channels_of(kValue, token);
+  visit_carefully<V, false>(common, tile, again, [&](const CarefulToken& token) {
+    const auto key = channels_of(kKey, token.row, token.column);
+    const auto value = channels_of(kValue, token.row, token.column);
     OwnChannels<V> grad_key = {}, grad_value = {};
     visit_partners(token, [&](int row, int column, int down, int across) {
-      const auto query = OwnChannels<V>::of(common, queries, row, column);
-      const auto grad_output = OwnChannels<V>::of(common, grad_outputs, row, column);
-      const Two two = numbers_of<V>(common, queries, row)[column];
+      const auto query = channels_of(kQuery, row, column);
+      const auto grad_output = channels_of(kGradOutput, row, column);
+      const Two two = *numbers.at(row, column);
       const float logit = logit_of<V>(common, token.head, query.times(key), -down, -across);
       const float weight = exp2_of(logit - two.numbers[0]);
       grad_value.add(weight, grad_output);
@@ -195,10 +176,10 @@ inline bool are_for_tensor_cores(const BackwardCall& call) {
                                &call.grad_query, &call.grad_key, &call.grad_value});
 }
 
-// Of the three kernels: delta, and the blocks' sums of the bias' gradient.
+// Of the three kernels: numbers of queries, and the blocks' sums of the bias' gradient.
 inline int64_t scratch_bytes(const BackwardCall& call, const Tiling& by_queries) {
   const int64_t tables = slots_of(call.problem, by_queries) * call.problem.heads;
-  return delta_bytes(call.problem) +
+  return numbers_bytes(call.problem) +
          (call.grad_bias.data ? tables * call.problem.bias_size() * int64_t(sizeof(float)) : 0);
 }
 

@@ -26,18 +26,6 @@ struct OwnChannels {
     }
     return own;
   }
-  // Of a region's token.
-  static NATTEN_OPS_DEVICE OwnChannels of(const Common& common, const typename V::Element* region,
-                                          int row, int column) {
-    OwnChannels own;
-    NATTEN_OPS_UNROLL
-    for (int i = 0; i < kCount; ++i) {
-      const int channel = thread_index() % 32 + 32 * i;
-      own.numbers[i] = widen(region[row * row_stride<V>(common) +
-                                    shared_offset<V::kDim>(column, channel / 8) + channel % 8]);
-    }
-    return own;
-  }
 
   NATTEN_OPS_DEVICE void add(float weight, const OwnChannels& other) {
     NATTEN_OPS_UNROLL
@@ -83,40 +71,34 @@ struct CarefulToken {
   int head;
   int row, column;
   Span down, across;
-  int first_row, first_column;  // of the region
 };
 
-// Calls visit(token) for the tokens of the bands whose bits are set in `again`, of the slot-th
-// tile. It computes their places itself: anything shared with the rest of a kernel would take
-// registers all the time.
+// Calls visit(token) for the tokens of the bands of a tile whose bits are set in `again`.
 template <typename V, bool kOfQueries, typename Visit>
-NATTEN_OPS_DEVICE void visit_carefully(const Common& common, uint32_t again, int tile_of_block,
+NATTEN_OPS_DEVICE void visit_carefully(const Common& common, const Tile& tile, uint32_t again,
                                        Visit visit) {
-  uint32_t slot = block_index() ^ common.nothing;
   CarefulToken token;
-  token.head = split_head(common, slot);
-  Tile tile;
-  find_tile(common, token.head, slot * common.tiling.tiles_per_block + tile_of_block, tile);
-  token.first_row = partners<V, kOfQueries>(common, tile, 0).first;
-  token.first_column = partners<V, kOfQueries>(common, tile, 1).first;
+  token.head = tile.head;
   const int column = tile.begin[1] + thread_index() / 32 * kPatchColumns<V>;
-  for (int i = 0; i < 16 * kMostBands; ++i) {
-    token.row = tile.begin[0] + i / 16 * kPatchRows<V> + (V::kIsFlat ? 0 : i % 16 / 2);
-    token.column = column + (V::kIsFlat ? i % 16 : i % 2);
-    const bool is_wanted = again >> i / 16 & 1;
-    if (!is_wanted || token.row >= tile.end[0] || token.column >= tile.end[1]) continue;
-    token.down = partners<kOfQueries>(V::window(common, 0), token.row, tile.count[0]);
-    token.across = partners<kOfQueries>(V::window(common, 1), token.column, tile.count[1]);
-    visit(token);
+  for (int row = tile.begin[0]; again; row += kPatchRows<V>, again >>= 1) {
+    if ((again & 1) == 0) continue;
+    for (int i = 0; i < 16; ++i) {
+      token.row = row + (V::kIsFlat ? 0 : i / 2);
+      token.column = column + (V::kIsFlat ? i : i % 2);
+      if (token.row >= tile.end[0] || token.column >= tile.end[1]) continue;
+      token.down = partners<kOfQueries>(V::window(common, 0), token.row, tile.count[0]);
+      token.across = partners<kOfQueries>(V::window(common, 1), token.column, tile.count[1]);
+      visit(token);
+    }
   }
 }
 
-// Calls visit(row and column in the region, row and column after the token) for every partner.
+// Calls visit(row, column, row and column after the token) for every partner.
 template <typename Visit>
 NATTEN_OPS_DEVICE void visit_partners(const CarefulToken& token, Visit visit) {
   for (int i = token.down.first; i <= token.down.last; ++i) {
     for (int j = token.across.first; j <= token.across.last; ++j) {
-      visit(i - token.first_row, j - token.first_column, i - token.row, j - token.column);
+      visit(i, j, i - token.row, j - token.column);
     }
   }
 }

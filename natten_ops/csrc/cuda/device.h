@@ -170,20 +170,32 @@ NATTEN_OPS_DEVICE void prefetch(const void* global) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
 }
 
-// Copies 16 bytes from global to shared memory, both 16-byte aligned. If `valid` is false, writes
-// zeros and does not read `global`. The bytes are there after copy_async_wait and then a barrier.
-NATTEN_OPS_DEVICE void copy_async_16(void* shared, const void* global, bool valid) {
+// Copies 16 or 8 bytes from global to shared memory, both aligned to as much. If `valid` is false,
+// writes zeros and does not read `global`. The bytes are there after copy_async_wait and then a
+// barrier.
+template <int kBytes>
+NATTEN_OPS_DEVICE void copy_async(void* shared, const void* global, bool valid) {
+  static_assert(kBytes == 16 || kBytes == 8);
 #if __CUDA_ARCH__ >= 800
   const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-  asm volatile(
-      "{.reg .pred skip; setp.eq.u32 skip, %2, 0; cp.async.cg.shared.global [%0], [%1], 16, "
-      "skip;}" ::"r"(to),
-      "l"(global), "r"(uint32_t(valid))
-      : "memory");
+  if constexpr (kBytes == 16) {
+    asm volatile(
+        "{.reg .pred skip; setp.eq.u32 skip, %2, 0; cp.async.cg.shared.global [%0], [%1], 16, "
+        "skip;}" ::"r"(to),
+        "l"(global), "r"(uint32_t(valid))
+        : "memory");
+  } else {
+    asm volatile(
+        "{.reg .pred skip; setp.eq.u32 skip, %2, 0; cp.async.ca.shared.global [%0], [%1], 8, "
+        "skip;}" ::"r"(to),
+        "l"(global), "r"(uint32_t(valid))
+        : "memory");
+  }
 #else
-  uint4 words = {0, 0, 0, 0};
-  if (valid) words = *static_cast<const uint4*>(global);
-  *static_cast<uint4*>(shared) = words;
+  struct alignas(kBytes) Bytes {
+    char bytes[kBytes];
+  };
+  *static_cast<Bytes*>(shared) = valid ? *static_cast<const Bytes*>(global) : Bytes{};
 #endif
 }
 // Closes a batch of copies; copy_async_wait<n> waits for all but the last n batches of the thread.
@@ -270,7 +282,7 @@ inline const char* set_device(int device) {
 }
 
 struct DeviceProperties {
-  int capability = 0;
+  int capability = 0, multiprocessors = 1;
   int64_t shared_memory = 48 << 10, shared_memory_of_multiprocessor = 64 << 10;
 };
 
@@ -278,7 +290,7 @@ struct DeviceProperties {
 inline DeviceProperties device_properties() {
   static std::mutex mutex;
   static std::map<int, DeviceProperties> known;
-  int device = 0, major = 0, minor = 0, block = 0, multiprocessor = 0;
+  int device = 0, major = 0, minor = 0, count = 0, block = 0, multiprocessor = 0;
   if (words_of(cudaGetDevice(&device))) return {};
   const std::lock_guard<std::mutex> lock(mutex);
   const auto found = known.find(device);
@@ -288,15 +300,18 @@ inline DeviceProperties device_properties() {
   };
   if (!ask(major, cudaDevAttrComputeCapabilityMajor) ||
       !ask(minor, cudaDevAttrComputeCapabilityMinor) ||
+      !ask(count, cudaDevAttrMultiProcessorCount) ||
       !ask(block, cudaDevAttrMaxSharedMemoryPerBlockOptin) ||
       !ask(multiprocessor, cudaDevAttrMaxSharedMemoryPerMultiprocessor)) {
     return {};
   }
-  return known[device] = {10 * major + minor, block, multiprocessor};
+  return known[device] = {10 * major + minor, count, block, multiprocessor};
 }
 
 // 10 times the major, plus the minor compute capability of the current device; 0 without one.
 inline int compute_capability() { return device_properties().capability; }
+
+inline int multiprocessors() { return device_properties().multiprocessors; }
 
 // Most bytes of shared memory that a block of the current device can have.
 inline int64_t shared_memory_limit() { return device_properties().shared_memory; }

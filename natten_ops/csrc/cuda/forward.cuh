@@ -23,7 +23,7 @@ inline Parameters make_parameters(const ForwardCall& call, const Orientation& or
   parameters.tensors[kKey] = orientation.tensor(call.key);
   parameters.tensors[kValue] = orientation.tensor(call.value);
   parameters.tensors[kOutput] = orientation.tensor(call.output);
-  parameters.tensors[kLogsumexp] = orientation.numbers(call.logsumexp);
+  parameters.tensors[kLogsumexp] = orientation.numbers(call.logsumexp, sizeof(float));
   return parameters;
 }
 
@@ -32,19 +32,20 @@ inline bool are_for_tensor_cores(const ForwardCall& call) {
                                     {&call.query, &call.key, &call.value, &call.output});
 }
 
-// Repeats the bands whose bits are set. `keys` is the region.
+// Repeats the bands of a tile whose bits are set.
 template <typename V>
-NATTEN_OPS_DEVICE void repeat_carefully(const Parameters& parameters, uint32_t again,
-                                        const typename V::Element* keys) {
+NATTEN_OPS_DEVICE void repeat_carefully(const Parameters& parameters, const Tile& tile,
+                                        uint32_t again) {
   using Element = typename V::Element;
   const Common& common = parameters.common;
-  const Element* values = keys + row_elements<V>(common);
   const Plane<const Element> queries = {parameters.tensors[kQuery], kQuery};
+  const Plane<const Element> keys = {parameters.tensors[kKey], kKey};
+  const Plane<const Element> values = {parameters.tensors[kValue], kValue};
   const Plane<Element> outputs = {parameters.tensors[kOutput], kOutput};
   const Plane<float> logsumexps = {parameters.tensors[kLogsumexp], kLogsumexp};
-  visit_carefully<V, true>(common, again, 0, [&](const CarefulToken& token) {
+  visit_carefully<V, true>(common, tile, again, [&](const CarefulToken& token) {
     const auto query = OwnChannels<V>::of(common, queries, token.row, token.column);
-    // Calls visit(row and column in the region, logit) for every key.
+    // Calls visit(row, column, logit) for every key.
     const auto visit_keys = [&](auto visit) {
       visit_partners(token, [&](int row, int column, int down, int across) {
         const float product = query.times(OwnChannels<V>::of(common, keys, row, column));

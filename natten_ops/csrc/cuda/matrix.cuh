@@ -32,13 +32,36 @@ struct Variant {
   static constexpr int kBlocks = kIsLarge || kIsOldDevice ? 1 : 2;
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kStep = kSteps;
-  static constexpr bool kIsFlat = kFlat, kHasNumbers = kNumbers;
+  static constexpr bool kIsFlat = kFlat, kHasNumbers = kNumbers, kHasWholePitch = true;
 
   static NATTEN_OPS_HOST_DEVICE int window(const Common& common, int axis) {
     return common.windows[axis];
   }
   static NATTEN_OPS_HOST_DEVICE int pitch(const Common& common) { return common.tiling.pitch; }
 };
+
+// A block's tile, found once more for repeat_carefully: anything shared with the rest of a kernel
+// would take registers all the time.
+NATTEN_OPS_DEVICE Tile find_tile_again(const Common& common, int tile_of_block) {
+  uint32_t slot = block_index() ^ common.nothing;
+  const int head = split_head(common, slot);
+  Tile tile;
+  find_tile(common, head, slot * common.tiling.tiles_per_block + tile_of_block, tile);
+  return tile;
+}
+
+// Begins to copy a tensor's rows of a tile into its region.
+template <typename V>
+NATTEN_OPS_DEVICE void copy_rows(const Common& common, const Span& rows, const Span& columns,
+                                 const Plane<const typename V::Element>& plane,
+                                 typename V::Element* region) {
+  const int stride = row_stride<V>(common);
+  for (int row = V::kIsFlat ? 0 : thread_index() / 32; row < common.tiling.region[0];
+       row += V::kIsFlat ? 1 : V::kWarps) {
+    copy_row<V>(common, plane, rows.first + row, columns.first,
+                row < rows.size() ? columns.size() : 0, region + row * stride);
+  }
+}
 
 // ---- Fragments of bias and mask ----
 
@@ -308,7 +331,7 @@ bool find_tiling(const Problem& problem, Bytes bytes, Tiling& tiling) {
       choose_tiles<kOfQueries>(problem, 1, warps * kPatchColumns<V>, kPatchColumns<V>, tiling);
       const int64_t pitch = round_up(tiling.region[1], 8);
       tiling.pitch = static_cast<int>(pitch > 8 * tiling.eights ? pitch : 8 * tiling.eights);
-      for (int bands = V::kIsFlat ? 1 : kMostBands; bands > 0; --bands) {
+      for (int bands = V::kIsFlat ? 1 : 3; bands > 0; --bands) {
         choose_tiles<kOfQueries>(problem, 0, bands * kPatchRows<V>, kPatchRows<V>, tiling);
         if (tiling.region[0] < rows) tiling.region[0] = rows;
         if (bytes(tiling) <= most) return true;

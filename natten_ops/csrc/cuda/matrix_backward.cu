@@ -117,7 +117,7 @@ matrix_query_kernel(const by_queries::Parameters parameters) {
   using namespace by_queries;
   using Element = typename V::Element;
   const Common& common = parameters.common;
-  const int warp = thread_index() / 32, region_rows = common.tiling.region[0];
+  const int warp = thread_index() / 32;
   const int numbers = fragment_numbers<V>(common);
   const bool has_bias = parameters.block_sums;
   float* const tables = first_table<V>(common);
@@ -143,8 +143,8 @@ matrix_query_kernel(const by_queries::Parameters parameters) {
                columns = partners<V, true>(common, tile, 1);
     find_planes(common, parameters.tensors, tile);
     block_barrier();
-    copy_rows<V>(common, rows, columns, {parameters.tensors[kKey], kKey}, 0, region_rows, region);
-    copy_rows<V>(common, rows, columns, {parameters.tensors[kValue], kValue}, 0, region_rows,
+    copy_rows<V>(common, rows, columns, {parameters.tensors[kKey], kKey}, region);
+    copy_rows<V>(common, rows, columns, {parameters.tensors[kValue], kValue},
                  region + row_elements<V>(common));
     copy_async_commit();
     if (is_first) make_centered_fragments<V, true>(common, bias_of_head(common, kTensors));
@@ -178,7 +178,7 @@ matrix_query_kernel(const by_queries::Parameters parameters) {
       {
         const Channels<V> outputs = read(kOutput);
         const Plane<const float> logsumexps = {parameters.tensors[kLogsumexp], kLogsumexp};
-        const Plane<float> deltas = {parameters.tensors[kDelta], kDelta};
+        const Plane<Two> numbers = {parameters.tensors[kNumbers], kNumbers};
         NATTEN_OPS_UNROLL
         for (int e = 0; e < 2; ++e) {
           // The diagonal of a product holds the product of each token with itself.
@@ -194,7 +194,9 @@ matrix_query_kernel(const by_queries::Parameters parameters) {
           // Tokens that do not exist have no weights.
           logsumexp[e] =
               own.exists[e] ? *logsumexps.at(own.row, own.columns[e]) * kLog2e : INFINITY;
-          if (own.exists[e] && c == 0) *deltas.at(own.row, own.columns[e]) = delta[e];
+          if (own.exists[e] && c == 0) {
+            *numbers.at(own.row, own.columns[e]) = {{logsumexp[e], -delta[e]}};
+          }
         }
       }
       as_patch<V>(common, read(kQuery), common.signs, queries);
@@ -210,7 +212,7 @@ matrix_query_kernel(const by_queries::Parameters parameters) {
       repeat_unless(finite, (row - tile.begin[0]) / kPatchRows<V>);
     }
     const uint32_t again = bands_to_repeat();
-    if (again) repeat_carefully<V>(parameters, again, number, region);
+    if (again) repeat_carefully<V>(parameters, find_tile_again(common, number), again);
     if (!has_bias) continue;
     block_barrier();
     for (int i = thread_index(); i < bias_size; i += V::kThreads) {
@@ -293,7 +295,6 @@ matrix_key_kernel(const by_keys::Parameters parameters) {
   using Element = typename V::Element;
   const Common& common = parameters.common;
   const Tensor(&tensors)[kTensors] = parameters.tensors;
-  const int region_rows = common.tiling.region[0];
   uint32_t slot = block_index();
   const int head = split_head(common, slot);
   Tile tile;
@@ -303,11 +304,15 @@ matrix_key_kernel(const by_keys::Parameters parameters) {
   Element* region = reinterpret_cast<Element*>(shared_memory() + shared_bytes<V>(common));
   find_planes(common, tensors, tile);
   block_barrier();
-  copy_rows<V>(common, rows, columns, {tensors[kQuery], kQuery}, 0, region_rows, region);
-  copy_rows<V>(common, rows, columns, {tensors[kGradOutput], kGradOutput}, 0, region_rows,
+  copy_rows<V>(common, rows, columns, {tensors[kQuery], kQuery}, region);
+  copy_rows<V>(common, rows, columns, {tensors[kGradOutput], kGradOutput},
                region + row_elements<V>(common));
+  for (int row = V::kIsFlat ? 0 : thread_index() / 32; row < common.tiling.region[0];
+       row += V::kIsFlat ? 1 : V::kWarps) {
+    copy_numbers<V>(parameters, rows.first + row, columns.first,
+                    row < rows.size() ? columns.size() : 0, numbers_of<V>(common, region, row));
+  }
   copy_async_commit();
-  copy_numbers<V>(parameters, rows, columns, region_rows, region);
   make_centered_fragments<V, false>(common, bias_of_head(common, kTensors));
   const PatchColumns of_patch = PatchColumns::at<V, false>(common, tile, thread_index() / 32);
   const bool exists = of_patch.first < tile.end[1];
@@ -363,7 +368,7 @@ matrix_key_kernel(const by_keys::Parameters parameters) {
     repeat_unless(finite, (row - tile.begin[0]) / kPatchRows<V>);
   }
   const uint32_t again = bands_to_repeat();
-  if (again) repeat_carefully<V>(parameters, again, region);
+  if (again) repeat_carefully<V>(parameters, find_tile_again(common, 0), again);
 }
 
 // ---- Launches ----

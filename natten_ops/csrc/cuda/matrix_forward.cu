@@ -113,9 +113,8 @@ matrix_forward_kernel(const Parameters parameters) {
   Element* region = reinterpret_cast<Element*>(shared_memory() + shared_bytes<V>(common));
   find_planes(common, parameters.tensors, tile);
   block_barrier();
-  const int region_rows = common.tiling.region[0];
-  copy_rows<V>(common, rows, columns, {parameters.tensors[kKey], kKey}, 0, region_rows, region);
-  copy_rows<V>(common, rows, columns, {parameters.tensors[kValue], kValue}, 0, region_rows,
+  copy_rows<V>(common, rows, columns, {parameters.tensors[kKey], kKey}, region);
+  copy_rows<V>(common, rows, columns, {parameters.tensors[kValue], kValue},
                region + row_elements<V>(common));
   copy_async_commit();
   make_centered_fragments<V, true>(common, bias_of_head(common, kTensors));
@@ -158,7 +157,7 @@ matrix_forward_kernel(const Parameters parameters) {
     repeat_unless(finite, (row - tile.begin[0]) / kPatchRows<V>);
   }
   const uint32_t again = bands_to_repeat();
-  if (again) repeat_carefully<V>(parameters, again, region);
+  if (again) repeat_carefully<V>(parameters, find_tile_again(common, 0), again);
 }
 
 template <typename V>

@@ -9,8 +9,8 @@
 // A block computes a tile of patches. A tile has one or more bands, rows of patches; a warp
 // computes the same columns of every band. The region of all partners of the tile is in shared
 // memory: a row has pitch() tokens of one tensor, then of another, in an order that lets eight
-// neighbors be read at once (shared_offset). The pitch is a multiple of 8, so a thread's addresses
-// in different rows differ by the same numbers. Tokens beyond the feature map are zero.
+// neighbors be read at once (shared_offset). A thread's addresses in different rows differ by the
+// same numbers. Tokens beyond the feature map are zero.
 //
 // Bias and mask are what the sums of products start from, see matrix.cuh and
 // small.cuh: bias / scale if a token is a partner, -infinity if not. A product times the scale is
@@ -131,9 +131,6 @@ NATTEN_OPS_DEVICE BiasView bias_of_head(const Common& common, int planes) {
 struct alignas(16) Words {
   uint32_t words[4];
 };
-struct alignas(8) Two {
-  float numbers[2];
-};
 
 // Offset of 8 channels of a token of a region's row. Those of eight neighbors are in different
 // banks; so are four pieces of 8 channels of two neighbors.
@@ -155,47 +152,32 @@ NATTEN_OPS_HOST_DEVICE int row_stride(const Common& common) {
   return V::pitch(common) * (2 * V::kDim + kNumbers);
 }
 
-// Begins to copy rows begin to end - 1 of a tensor into the region; tokens that do not exist become
-// zero.
+// Begins to copy a row of a tensor from the region's first column on; tokens that do not exist
+// become zero. `columns` exist, none if the row does not. In one dimension all warps do this
+// together.
 template <typename V>
-NATTEN_OPS_DEVICE void copy_rows(const Common& common, const Span& rows, const Span& columns,
-                                 const Plane<const typename V::Element>& plane, int begin, int end,
-                                 typename V::Element* region) {
+NATTEN_OPS_DEVICE void copy_row(const Common& common, const Plane<const typename V::Element>& plane,
+                                int row, int first_column, int columns, typename V::Element* to) {
   using Element = typename V::Element;
-  constexpr int kWarps = V::kWarps, kDim = V::kDim;
+  constexpr int kDim = V::kDim;
   const int lane = thread_index() % 32, column = lane / 4, chunk = lane % 4;
-  const int groups = V::pitch(common) / 8, stride = row_stride<V>(common);
-  // In one dimension the warps share a row.
-  const int first_group = V::kIsFlat ? thread_index() / 32 : 0;
-  constexpr int kGroupStep = V::kIsFlat ? kWarps : 1, kRowStep = V::kIsFlat ? 1 : kWarps;
-  int row = begin + (V::kIsFlat ? 0 : thread_index() / 32);
+  const int pitch = V::pitch(common);
   const char* from =
-      reinterpret_cast<const char*>(plane.at(rows.first + row, columns.first + column) + 8 * chunk);
-  const int64_t row_step = int64_t(kRowStep) * plane.tensor.step[0];
+      reinterpret_cast<const char*>(plane.at(row, first_column + column) + 8 * chunk);
   const int64_t column_step = int64_t(8) * plane.tensor.step[1];
-  Element* to = region + row * stride + shared_offset<kDim>(column, chunk);
+  to += shared_offset<kDim>(column, chunk);
   // The other chunks of a token are at these distances.
   const int far = kDim == 32 ? 0 : shared_offset<kDim>(column, 4) - shared_offset<kDim>(column, 0);
-  const auto at = [&](int group, int quad) {
-    return to + 8 * group * kDim + (quad % 2) * far + quad / 2 * 64;
-  };
-  for (; row < end && row < rows.size(); row += kRowStep) {
-    NATTEN_OPS_UNROLL
-    for (int group = first_group; group < groups; group += kGroupStep) {
-      const bool exists = column + 8 * group < columns.size();
+  constexpr int kGroupStep = V::kIsFlat ? V::kWarps : 1;
+  NATTEN_OPS_UNROLL
+  for (int group = V::kIsFlat ? thread_index() / 32 : 0; 8 * group < pitch; group += kGroupStep) {
+    if (V::kHasWholePitch || column + 8 * group < pitch) {
+      const bool exists = column + 8 * group < columns;
       NATTEN_OPS_UNROLL
       for (int quad = 0; quad < kDim / 32; ++quad) {
-        copy_async_16(at(group, quad), from + group * column_step + 64 * quad,
-                      exists && chunk + 4 * quad < common.chunks);
-      }
-    }
-    from += row_step;
-    to += kRowStep * stride;
-  }
-  for (; row < end; row += kRowStep, to += kRowStep * stride) {
-    for (int group = first_group; group < groups; group += kGroupStep) {
-      for (int quad = 0; quad < kDim / 32; ++quad) {
-        *reinterpret_cast<Words*>(at(group, quad)) = Words{};
+        Element* const at = to + 8 * group * kDim + quad % 2 * far + quad / 2 * 64;
+        copy_async<16>(at, from + group * column_step + 64 * quad,
+                       exists && chunk + 4 * quad < common.chunks);
       }
     }
   }

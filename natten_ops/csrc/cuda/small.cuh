@@ -4,6 +4,14 @@
 // no residue class has more, as with the largest dilations. So the rows are unrolled, and a
 // thread's addresses in them differ by constants.
 //
+// A block's tiles are strips: as many columns as its warps have, and many bands. The block goes
+// down a strip, with the partners of one band after the other in shared memory: a ring of chunks of
+// 8 rows. Bands begin 8 rows apart, so that the products of each begin with a chunk and end in the
+// next. While the warps compute a band, the chunk arrives that the next one needs.
+//
+// There are as many blocks as run at once, or a few times as many. Each has as many whole strips as
+// the others, next to theirs, and an equal part of the bands of the strips that are left.
+//
 // Products start from a bias pair: for the two columns of a patch and each difference of rows
 // between query and key, bias / scale where the columns are partners, and -infinity elsewhere. It
 // is in the order of a product's result: a thread loads its four numbers at once. For rows that are
@@ -17,7 +25,6 @@ namespace natten_ops::cuda {
 
 namespace small {
 
-constexpr int kPitch = 24;
 constexpr int kBlocks = kIsOldDevice ? 1 : 2;  // of a multiprocessor
 
 template <typename E, int kKernel, int kPartnerRows, int kBlockWarps, bool kNumbers>
@@ -28,37 +35,181 @@ struct Variant {
   static constexpr int kWarps = kBlockWarps;
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kRows = kPartnerRows;  // of partners that are multiplied at once
+  // Tokens of a region's row: those of the tile, kSize - 1 more, and one that products pass.
+  static constexpr int kPitch = kWarps == 8 ? 24 : 20;
   static constexpr bool kIsFlat = false, kHasNumbers = kNumbers;
+  static constexpr bool kHasWholePitch = kPitch % 8 == 0;
   static_assert(kSize % 2 == 1 && kSize <= 7, "two windows side by side take up to 8 columns");
-  static_assert(kWarps <= 8);
+  static_assert(kWarps <= 8 && 2 * kWarps + kSize <= kPitch);
+  static_assert(kRows == 8 || kRows == 8 + kSize - 1);
 
   static NATTEN_OPS_HOST_DEVICE constexpr int window(const Common&, int) { return kSize; }
   static NATTEN_OPS_HOST_DEVICE constexpr int pitch(const Common&) { return kPitch; }
 };
 
-// The bands of a tile as bits: those whose patch at a column has only tokens that exist, with as
-// many partners before as after them (centered), and the others.
-struct Bands {
-  uint32_t centered, others;
+// ---- Strips ----
 
-  template <int kSize, bool kOfQueries>
-  static NATTEN_OPS_DEVICE Bands at(const Tile& tile, int column) {
-    constexpr int kBorder = kOfQueries ? kSize / 2 : kSize;
-    const auto are_centered = [&](int axis, int first, int size) {
-      return first >= kBorder && first + size <= tile.count[axis] - kBorder &&
-             first + size <= tile.end[axis];
-    };
-    Bands bands = {0, 0};
-    if (column >= tile.end[1]) return bands;
-    const bool has_columns = are_centered(1, column, 2);
+// The row of the first partner that the products of a band begin with: half a window before it. The
+// windows of the last few rows may begin earlier; then it is 8 rows before that.
+template <typename V, bool kOfQueries>
+NATTEN_OPS_DEVICE int first_partner_row(const Tile& tile, int row) {
+  if (V::kRows == 8) return 0;
+  const int usual = row - V::kSize / 2;
+  const bool is_early =
+      kOfQueries && partners<kOfQueries>(V::kSize, row, tile.count[0]).first < usual;
+  return is_early && row > 0 ? usual - 8 : usual;
+}
+
+// Whether a band's tokens all exist, with as many partner rows before as after them.
+template <typename V>
+NATTEN_OPS_DEVICE bool has_centered_rows(const Tile& tile, int row) {
+  return row >= V::kSize / 2 && row + 8 <= tile.count[0] - V::kSize / 2;
+}
+
+// A strip or a part of one. It is in shared memory, as registers are short.
+struct Strip {
+  Tile tile;
+  Span columns;  // of partners
+  int last_row;  // of partners
+  int first;     // row of the first chunk
+  int chunks;
+  bool is_first;  // of the block
+  uint32_t done;  // bands of the block until the end of this strip
+
+  // Of `bands` bands from a band of a head's strip on. False if there are none.
+  template <typename V, bool kOfQueries>
+  static NATTEN_OPS_DEVICE bool find(const Common& common, int head, uint32_t number, int band,
+                                     int bands, Strip& strip) {
+    Tile& tile = strip.tile;
+    const Problem& problem = common.problem;
+    uint32_t residues[2], rest = number;
+    residues[1] = rest;
+    rest = common.residues[1].split(residues[1]);
+    uint32_t column = rest;
+    rest = common.tiles[1].split(column);
+    residues[0] = rest;
+    tile.batch = common.residues[0].split(residues[0]);
+    tile.head = head;
     NATTEN_OPS_UNROLL
-    for (int band = 0; band < kMostBands; ++band) {
-      const int row = tile.begin[0] + 8 * band;
-      const bool is_centered = has_columns && are_centered(0, row, 8);
-      bands.centered |= static_cast<uint32_t>(is_centered) << band;
-      bands.others |= static_cast<uint32_t>(!is_centered && row < tile.end[0]) << band;
+    for (int axis = 0; axis < 2; ++axis) {
+      tile.residue[axis] = static_cast<int>(residues[axis]);
+      tile.count[axis] = static_cast<int>(common.residues[axis].divide(
+          static_cast<uint32_t>(problem.length[axis] + problem.dilation[axis] - 1) -
+          residues[axis]));
+      tile.begin[axis] = axis ? static_cast<int>(column) * common.tiling.tile[1] : 8 * band;
+      tile.end[axis] = tile.begin[axis] + (axis ? common.tiling.tile[1] : 8 * bands);
+      if (tile.end[axis] > tile.count[axis]) tile.end[axis] = tile.count[axis];
     }
-    return bands;
+    if (tile.begin[0] >= tile.end[0] || tile.begin[1] >= tile.end[1]) return false;
+    strip.columns = partners<V, kOfQueries>(common, tile, 1);
+    strip.last_row = partners<V, kOfQueries>(common, tile, 0).last;
+    strip.first = first_partner_row<V, kOfQueries>(tile, tile.begin[0]);
+    const int last_band = tile.begin[0] + (tile.end[0] - tile.begin[0] - 1) / 8 * 8;
+    const int last_chunk = (first_partner_row<V, kOfQueries>(tile, last_band) - strip.first) / 8;
+    // Bands end in the chunk after the one that they begin in. The queries of the last keys may go
+    // on.
+    strip.chunks = V::kRows == 8 ? 1 : last_chunk + (kOfQueries ? 2 : 3);
+    return true;
+  }
+};
+
+constexpr int kStripBytes = 96;
+NATTEN_OPS_DEVICE Strip& strip_of_block() {
+  static_assert(sizeof(Strip) <= kStripBytes && (kPlaneBytes + kFlagBytes) % alignof(Strip) == 0);
+  return *reinterpret_cast<Strip*>(shared_memory() + kPlaneBytes + kFlagBytes);
+}
+
+// The first column of the patches of the thread's warp.
+NATTEN_OPS_DEVICE int column_of_warp(const Tile& tile) {
+  return tile.begin[1] + 2 * (thread_index() / 32);
+}
+// Whether windows of two columns are centered: all patches of a block share their bias pair.
+template <typename V, bool kOfQueries>
+NATTEN_OPS_DEVICE bool has_centered_columns(const Tile& tile, int column) {
+  constexpr int kBorder = kOfQueries ? V::kSize / 2 : V::kSize;
+  return column >= kBorder && column + 2 <= tile.count[1] - kBorder;
+}
+
+// Goes to the block's next strip and finds its planes; `done` is 0, or what the last strip says.
+// False if there is none.
+template <typename V, bool kOfQueries, int kCount>
+NATTEN_OPS_DEVICE bool next_strip(const Common& common, const Tensor (&tensors)[kCount],
+                                  uint32_t done) {
+  const Tiling& tiling = common.tiling;
+  const uint32_t of_strip = tiling.tiles[0], of_whole = tiling.whole_strips * of_strip;
+  const uint32_t of_block = tiling.tiles_per_block, left = tiling.bands_left;
+  uint32_t slot = block_index() ^ common.nothing;
+  const int head = split_head(common, slot);
+  Strip found;
+  found.is_first = done == 0;
+  for (;;) {
+    uint32_t strip, bands;
+    uint32_t band = done;
+    if (done < of_whole) {
+      strip = slot + common.tiles[0].split(band) * tiling.slots;
+      bands = of_strip - band;
+    } else {
+      const uint32_t before = done - of_whole;
+      band = slot * of_block + before;
+      if (before >= of_block || band >= left) return false;
+      bands = of_block - before < left - band ? of_block - before : left - band;
+      strip = tiling.whole_strips * tiling.slots + common.tiles[0].split(band);
+      if (bands > of_strip - band) bands = of_strip - band;
+    }
+    if (bands > kMostBands) bands = kMostBands;
+    found.done = done += bands;
+    if (Strip::find<V, kOfQueries>(common, head, strip, band, bands, found)) {
+      block_barrier();  // the last strip is no longer needed
+      if (thread_index() == 0) strip_of_block() = found;
+      find_planes(common, tensors, found.tile);
+      block_barrier();
+      return true;
+    }
+  }
+}
+
+// The chunks of a strip's partners in shared memory.
+struct Ring {
+  int rows;    // 24, or 16 if shared memory is short, or 8 if a chunk is enough
+  int loaded;  // chunks
+
+  NATTEN_OPS_DEVICE int chunk_of(int row) const { return (row - strip_of_block().first) / 8; }
+  // The row of shared memory that a chunk begins at.
+  NATTEN_OPS_DEVICE int place_of(int chunk) const {
+    return 8 * (rows == 24 ? chunk % 3 : rows == 16 ? chunk % 2 : 0);
+  }
+  // From rows that follow one another in shared memory to where those of the next chunk really are.
+  NATTEN_OPS_DEVICE int wrap_of(int chunk) const { return place_of(chunk) + 8 < rows ? 0 : -rows; }
+
+  // Loads the next chunk: load(row, columns that exist, row of shared memory) begins to copy a row.
+  template <typename V, typename Load>
+  NATTEN_OPS_DEVICE void load_next(Load load) {
+    const Strip& strip = strip_of_block();
+    const int place = place_of(loaded);
+    NATTEN_OPS_UNROLL
+    for (int i = thread_index() / 32; i < 8; i += V::kWarps) {
+      const int row = strip.first + 8 * loaded + i;
+      load(row, row >= 0 && row <= strip.last_row ? strip.columns.size() : 0, place + i);
+    }
+    ++loaded;
+    copy_async_commit();
+  }
+  template <typename V, typename Load>
+  NATTEN_OPS_DEVICE void load_first(Load load) {
+    load_next<V>(load);
+    if (V::kRows > 8) load_next<V>(load);
+  }
+  // Waits until the chunks before `end` are there; those before `begin` are no longer needed. Loads
+  // one in advance if there is room.
+  template <typename V, typename Load>
+  NATTEN_OPS_DEVICE void go_to(int begin, int end, Load load) {
+    if (loaded < end) {
+      block_barrier();
+      load_next<V>(load);
+    }
+    copy_async_wait<0>();
+    block_barrier();
+    if (loaded < strip_of_block().chunks && 8 * (loaded + 1 - begin) <= rows) load_next<V>(load);
   }
 };
 
@@ -94,15 +245,15 @@ NATTEN_OPS_DEVICE void make_pair(const Common& common, const BiasView& bias, con
   }
 }
 
-// A block's shared memory: planes, bias pairs, one for all and one a warp, rows of -infinity, what
-// a kernel has of its own, and the region.
+// A block's shared memory: planes, the strip, bias pairs, one for all and one a warp, rows of
+// -infinity, what a kernel has of its own, and the ring.
 template <typename V>
 constexpr int kSharedBytes =
-    kPlaneBytes + kFlagBytes +
+    kPlaneBytes + kFlagBytes + kStripBytes +
     ((1 + V::kWarps) * kPairNumbers<V::kSize> + 16 * V::kRows) * int(sizeof(float));
 
 NATTEN_OPS_DEVICE float* centered_pair() {
-  return reinterpret_cast<float*>(shared_memory() + kPlaneBytes + kFlagBytes);
+  return reinterpret_cast<float*>(shared_memory() + kPlaneBytes + kFlagBytes + kStripBytes);
 }
 template <typename V>
 NATTEN_OPS_DEVICE float* own_pair() {
@@ -127,21 +278,25 @@ NATTEN_OPS_DEVICE void make_centered_pair(const Common& common, const BiasView& 
   }
 }
 
+// Bit i: row i of a thread's products, which begin with row `begin`, has partners of its tokens.
+NATTEN_OPS_DEVICE uint32_t rows_of(const Span& partners, int begin) {
+  return partners.first <= partners.last
+             ? (2u << (partners.last - begin)) - (1u << (partners.first - begin))
+             : 0;
+}
+
 // What the products of a patch with kRows rows of partners start from.
 struct Start {
   const float* partners;  // the thread's numbers in the bias pair, for the first row
   const float* nothing;   // in the rows of -infinity
-  uint32_t rows;          // bit i: row i has partners
+  uint32_t rows;          // see rows_of
 
-  // For a token at row `own` whose partners begin and end at such rows; `begin` is the first row.
+  // For tokens of a row `own`.
   template <typename V>
   static NATTEN_OPS_DEVICE Start at(const float* pair, int own, int begin, const Span& partners) {
     const int numbers = thread_index() % 4 * 4;
-    const uint32_t rows = partners.first <= partners.last
-                              ? (2u << (partners.last - begin)) - (1u << (partners.first - begin))
-                              : 0;
     return {pair + (begin - own + V::kSize - 1) * 16 + numbers, rows_of_nothing<V>() + numbers,
-            rows};
+            rows_of(partners, begin)};
   }
   NATTEN_OPS_DEVICE void load(int row, float (&sums)[4]) const {
     const Four four =
@@ -164,25 +319,44 @@ int64_t region_bytes(const Tiling& tiling) {
   return int64_t(tiling.region[0]) * row_stride<V>({}) * sizeof(typename V::Element);
 }
 
-// The largest tiles of which two fit a multiprocessor, or else the largest of which one does.
-// bytes(tiling) is the shared memory that they take.
+// Chooses strips and spreads them over blocks. All multiprocessors should be done at about the same
+// time. bytes(tiling) is the shared memory of a block.
 template <typename V, bool kOfQueries, typename Bytes>
 bool find_tiling(const Problem& problem, Bytes bytes, Tiling& tiling) {
-  tiling.tiles_per_block = 1;
-  for (int most = 2 * V::kWarps; most == 2 * V::kWarps || tiling.region[1] > kPitch; most -= 2) {
-    choose_tiles<kOfQueries>(problem, 1, most, 2, tiling);
-  }
+  constexpr double kBandsToWait = 0.5;  // what the beginning of a strip costs
   const int64_t limit = shared_memory_limit();
   const int64_t share = shared_memory_of_multiprocessor() / 2 - kReservedShared;
-  for (const int64_t most : {share < limit ? share : limit, limit}) {
-    for (int bands = kMostBands; bands > 0; --bands) {
-      choose_tiles<kOfQueries>(problem, 0, 8 * bands, 8, tiling);
-      const int rows = tiling.tile[0] - 8 + V::kRows;
-      if (tiling.region[0] < rows) tiling.region[0] = rows;
-      if (bytes(tiling) <= most) return true;
+  for (int most = 2 * V::kWarps; most == 2 * V::kWarps || tiling.region[1] >= V::kPitch;
+       most -= 2) {
+    choose_tiles<kOfQueries>(problem, 1, most, 2, tiling);
+  }
+  const int bands = (positions(problem, 0) + 7) / 8;
+  tiling.tile[0] = 8;
+  tiling.tiles[0] = bands;
+  tiling.region[0] = V::kRows == 8 ? 8 : 24;
+  if (bytes(tiling) > limit && V::kRows > 8) tiling.region[0] = 16;
+  const int64_t needed = bytes(tiling);
+  const int64_t strips =
+      problem.batch * problem.dilation[0] * problem.dilation[1] * tiling.tiles[1];
+  const int64_t all = strips * bands;  // of a head
+  if (needed > limit || all > INT32_MAX) return false;
+  const int64_t at_once = multiprocessors() * (needed <= share ? kBlocks : 1);
+  double least = INFINITY;
+  for (int rounds = 1; rounds <= 8; ++rounds) {
+    int64_t slots = rounds * at_once / problem.heads;
+    slots = slots < 1 ? 1 : slots > all ? all : slots;
+    const double of_block = (all + slots - 1) / slots;
+    const double costs = (slots * problem.heads + at_once - 1) / at_once *
+                         (of_block + kBandsToWait * (1 + of_block / bands));
+    if (costs < least) {
+      least = costs;
+      tiling.slots = static_cast<int>(slots);
     }
   }
-  return false;
+  tiling.whole_strips = static_cast<int>(bands > kMostBands ? 0 : strips / tiling.slots);
+  tiling.bands_left = static_cast<int>(all - int64_t(tiling.whole_strips) * tiling.slots * bands);
+  tiling.tiles_per_block = (tiling.bands_left + tiling.slots - 1) / tiling.slots;
+  return true;
 }
 
 // Calls f with a variant for the problem and dtype.

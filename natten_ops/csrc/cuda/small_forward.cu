@@ -2,8 +2,8 @@
 // their keys, takes the softmax, and multiplies the weights, still in registers, with the values; a
 // column of ones gives the weights' sum.
 //
-// Shared memory of a block: keys and values of its region, one bias pair for all and one a warp,
-// and rows of -infinity. A band is computed as soon as the rows that it needs are there.
+// Shared memory of a block: one bias pair for all and one a warp, rows of -infinity, and the ring
+// of keys and values.
 #define NATTEN_OPS_THREAD_INDEX_ANEW
 #include "forward.cuh"
 #include "small.cuh"
@@ -30,141 +30,114 @@ small_forward_kernel(const Parameters parameters) {
   constexpr int kSize = V::kSize, kRows = V::kRows;
   const Common& common = parameters.common;
   const int stride = row_stride<V>(common);
-  uint32_t slot = block_index();
-  const int head = split_head(common, slot);
-  Tile tile;
-  if (!find_tile(common, head, slot, tile)) return;
-  const Span rows = partners<V, true>(common, tile, 0);
-  const Span columns = partners<V, true>(common, tile, 1);
-  const int region_rows = common.tiling.region[0];
+  const Strip& strip = strip_of_block();
+  const Tile& tile = strip.tile;
   Element* region = reinterpret_cast<Element*>(shared_memory() + kSharedBytes<V>);
-  find_planes(common, parameters.tensors, tile);
-  block_barrier();
-  // What band 0 needs, and then the rest.
-  for (int begin = 0, end = kRows; begin < region_rows; begin = end, end = region_rows) {
-    copy_rows<V>(common, rows, columns, {parameters.tensors[kKey], kKey}, begin, end, region);
-    copy_rows<V>(common, rows, columns, {parameters.tensors[kValue], kValue}, begin, end,
-                 region + row_elements<V>(common));
-    copy_async_commit();
-  }
+  const auto load = [&](int row, int count, int place) {
+    copy_row<V>(common, {parameters.tensors[kKey], kKey}, row, strip.columns.first, count,
+                region + place * stride);
+    copy_row<V>(common, {parameters.tensors[kValue], kValue}, row, strip.columns.first, count,
+                region + place * stride + row_elements<V>(common));
+  };
+  for (uint32_t done = 0; next_strip<V, true>(common, parameters.tensors, done);
+       done = strip.done) {
+    Ring ring = {common.tiling.region[0], 0};
+    ring.load_first<V>(load);
 
-  const int column = tile.begin[1] + 2 * (thread_index() / 32);
-  const bool exists = column < tile.end[1];
-  const Tensor& query_tensor = parameters.tensors[kQuery];
-  const Tensor& output_tensor = parameters.tensors[kOutput];
-  const Tensor& logsumexp_tensor = parameters.tensors[kLogsumexp];
-  const int g = thread_index() % 32 / 4, c = thread_index() % 4;
-  const Own<V> first_own(tile, tile.begin[0], column);
-  Cursor<V, const Element> query_cursor(common, {query_tensor, kQuery}, first_own);
-  Cursor<V, Element> output_cursor(common, {output_tensor, kOutput}, first_own);
-  // Of the four threads of a row, thread e stores the number of token e.
-  float* logsumexp = Plane<float>{logsumexp_tensor, kLogsumexp}.at(first_own.row, column + c % 2);
-  Channels<V> queries = {};
-  if (exists) {
-    queries = query_cursor.read(common, query_tensor, first_own);
-    for (int row = tile.begin[0] + 8; row < tile.end[0]; row += 8) {
-      const Own<V> own(tile, row, column);
-      Cursor<V, const Element>(common, {query_tensor, kQuery}, own)
-          .prefetch_tokens(query_tensor, own);
-    }
-  }
-  const BiasView bias = bias_of_head(common, kTensors);
-  make_centered_pair<V, true>(common, bias);
-  const bool is_centered = column >= kSize / 2 && column + 1 < tile.count[1] - kSize / 2;
-  int region_column = 0;
-  if (exists) {
-    const int own_columns[2] = {column, column + 1 < tile.end[1] ? column + 1 : column};
-    const Span of_columns[2] = {partners<true>(kSize, own_columns[0], tile.count[1]),
-                                partners<true>(kSize, own_columns[1], tile.count[1])};
-    region_column = of_columns[0].first - columns.first;
-    if (!is_centered) {
-      make_pair<V, true>(common, bias, own_columns, of_columns, of_columns[0].first,
-                         thread_index() % 32, 32, own_pair<V>());
-    }
-  }
-  const float* pair = is_centered ? centered_pair() : own_pair<V>();
-  if (region_rows > kRows) {
-    copy_async_wait<1>();
-  } else {
-    copy_async_wait<0>();
-  }
-  block_barrier();
-  if (!exists) {
-    if (tile.begin[0] + 8 < tile.end[0]) {
-      copy_async_wait<0>();
-      block_barrier();
-    }
-    return;
-  }
-
-  Own<V> own = first_own;
-  for (int row = tile.begin[0]; row < tile.end[0]; row += 8) {
-    if (row == tile.begin[0] + 8) {
-      copy_async_wait<0>();
-      block_barrier();
-    }
-    own.go_to(tile, row);
-    const int begin = partners<true>(kSize, row, tile.count[0]).first;
-    const Start start =
-        Start::at<V>(pair, own.row, begin, partners<true>(kSize, own.row, tile.count[0]));
-    const Partners<V> keys_and_values(common, region, begin - rows.first, region_column, stride);
-    uint32_t patch[2][4];
-    as_patch<V>(common, queries, common.signs, patch);
-    float logits[kRows][4];
-    NATTEN_OPS_UNROLL
-    for (int i = 0; i < kRows; ++i) {
-      start.load(i, logits[i]);
-      keys_and_values.template multiply<0>(patch, i * stride, logits[i]);
-    }
-    // The next queries arrive while the results are stored.
-    const bool next_exists = row + 8 + g < tile.end[0];
-    if (row + 8 < tile.end[0]) {
-      query_cursor.advance(query_tensor, next_exists);
-      queries = query_cursor.read(common, query_tensor, own);
-    }
-
-    float largest[2], base[2];
-    NATTEN_OPS_UNROLL
-    for (int e = 0; e < 2; ++e) {
-      largest[e] = larger(logits[0][2 * e], logits[0][2 * e + 1]);
-      NATTEN_OPS_UNROLL
-      for (int i = 1; i < kRows; ++i) {
-        largest[e] = larger(largest[e], larger(logits[i][2 * e], logits[i][2 * e + 1]));
+    const int column = column_of_warp(tile);
+    const bool exists = column < tile.end[1];
+    const Tensor& query_tensor = parameters.tensors[kQuery];
+    const Tensor& output_tensor = parameters.tensors[kOutput];
+    const Tensor& logsumexp_tensor = parameters.tensors[kLogsumexp];
+    const int g = thread_index() % 32 / 4, c = thread_index() % 4;
+    Own<V> own(tile, tile.begin[0], column);
+    Cursor<V, const Element> query_cursor(common, {query_tensor, kQuery}, own);
+    Cursor<V, Element> output_cursor(common, {output_tensor, kOutput}, own);
+    // Of the four threads of a row, thread e stores the number of token e.
+    float* logsumexp = Plane<float>{logsumexp_tensor, kLogsumexp}.at(own.row, column + c % 2);
+    Channels<V> queries = {};
+    if (exists) queries = query_cursor.read(common, query_tensor, own);
+    const BiasView bias = bias_of_head(common, kTensors);
+    if (strip.is_first) make_centered_pair<V, true>(common, bias);
+    const bool is_centered = has_centered_columns<V, true>(tile, column);
+    int region_column = 0;
+    if (exists) {
+      const Span of_columns[2] = {partners<true>(kSize, own.columns[0], tile.count[1]),
+                                  partners<true>(kSize, own.columns[1], tile.count[1])};
+      region_column = of_columns[0].first - strip.columns.first;
+      if (!is_centered) {
+        make_pair<V, true>(common, bias, own.columns, of_columns, of_columns[0].first,
+                           thread_index() % 32, 32, own_pair<V>());
       }
-      largest[e] = larger(largest[e], shuffle_xor(largest[e], 1));
-      largest[e] = larger(largest[e], shuffle_xor(largest[e], 2));
-      base[e] = largest[e] * common.log2_scale;
     }
-    float outputs[4][4], sums[4] = {};
-    clear(outputs);
-    const uint32_t ones = pack<Element>(1.0f, 1.0f);
-    NATTEN_OPS_UNROLL
-    for (int i = 0; i < kRows; i += 2) {
-      NATTEN_OPS_UNROLL
-      for (int j = 0; j < 8; ++j) {
-        float& number = logits[i + j / 4][j % 4];
-        number = exp2_of(number * common.log2_scale - base[j % 4 / 2]);
-      }
-      uint32_t weights[4];
-      as_weights<Element>(logits[i], logits[i + 1], weights);
-      keys_and_values.template accumulate<1>(weights, i * stride, outputs);
-      multiply_add<Element>(sums, weights, ones, ones);
-    }
+    const float* pair = is_centered ? centered_pair() : own_pair<V>();
 
-    const float factors[2] = {fast_reciprocal(sums[0]), fast_reciprocal(sums[2])};
-    const bool finite =
-        store_tokens<V>(common, output_tensor, output_cursor, own, outputs, factors);
-    if (c == 0 ? own.exists[0] : c == 1 && own.exists[1]) {
-      *logsumexp = ((c ? base[1] : base[0]) + fast_log2(c ? sums[2] : sums[0])) * kLn2;
+    for (int row = tile.begin[0]; row < tile.end[0]; row += 8) {
+      const int begin = first_partner_row<V, true>(tile, row), chunk = ring.chunk_of(begin);
+      ring.go_to<V>(chunk, chunk + (kRows > 8 ? 2 : 1), load);
+      if (!exists) continue;
+      own.go_to(tile, row);
+      const Start start =
+          Start::at<V>(pair, own.row, begin, partners<true>(kSize, own.row, tile.count[0]));
+      const Partners<V> keys_and_values(common, region, ring.place_of(chunk), region_column,
+                                        stride);
+      const int wrap = ring.wrap_of(chunk) * stride;
+      const auto offset_of = [&](int i) { return i * stride + (i < 8 ? 0 : wrap); };
+      uint32_t patch[2][4];
+      as_patch<V>(common, queries, common.signs, patch);
+      float logits[kRows][4];
+      NATTEN_OPS_UNROLL
+      for (int i = 0; i < kRows; ++i) {
+        start.load(i, logits[i]);
+        keys_and_values.template multiply<0>(patch, offset_of(i), logits[i]);
+      }
+      // The next queries arrive while the results are stored.
+      const bool next_exists = row + 8 + g < tile.end[0];
+      if (row + 8 < tile.end[0]) {
+        query_cursor.advance(query_tensor, next_exists);
+        queries = query_cursor.read(common, query_tensor, own);
+      }
+
+      float largest[2], base[2];
+      NATTEN_OPS_UNROLL
+      for (int e = 0; e < 2; ++e) {
+        largest[e] = larger(logits[0][2 * e], logits[0][2 * e + 1]);
+        NATTEN_OPS_UNROLL
+        for (int i = 1; i < kRows; ++i) {
+          largest[e] = larger(largest[e], larger(logits[i][2 * e], logits[i][2 * e + 1]));
+        }
+        largest[e] = larger(largest[e], shuffle_xor(largest[e], 1));
+        largest[e] = larger(largest[e], shuffle_xor(largest[e], 2));
+        base[e] = largest[e] * common.log2_scale;
+      }
+      float outputs[4][4], sums[4] = {};
+      clear(outputs);
+      const uint32_t ones = pack<Element>(1.0f, 1.0f);
+      NATTEN_OPS_UNROLL
+      for (int i = 0; i < kRows; i += 2) {
+        NATTEN_OPS_UNROLL
+        for (int j = 0; j < 8; ++j) {
+          float& number = logits[i + j / 4][j % 4];
+          number = exp2_of(number * common.log2_scale - base[j % 4 / 2]);
+        }
+        uint32_t weights[4];
+        as_weights<Element>(logits[i], logits[i + 1], weights);
+        keys_and_values.template accumulate<1>(weights, offset_of(i), outputs);
+        multiply_add<Element>(sums, weights, ones, ones);
+      }
+
+      const float factors[2] = {fast_reciprocal(sums[0]), fast_reciprocal(sums[2])};
+      const bool finite =
+          store_tokens<V>(common, output_tensor, output_cursor, own, outputs, factors);
+      if (c == 0 ? own.exists[0] : c == 1 && own.exists[1]) {
+        *logsumexp = ((c ? base[1] : base[0]) + fast_log2(c ? sums[2] : sums[0])) * kLn2;
+      }
+      output_cursor.advance(output_tensor, true);
+      logsumexp = ahead(logsumexp, int64_t(8) * logsumexp_tensor.step[0]);
+      repeat_unless(finite, (row - tile.begin[0]) / 8);
     }
-    output_cursor.advance(output_tensor, true);
-    logsumexp = ahead(logsumexp, int64_t(8) * logsumexp_tensor.step[0]);
-    repeat_unless(finite, (row - tile.begin[0]) / 8);
-  }
-  const uint32_t again = bands_to_repeat();
-  if (again) {
-    repeat_carefully<V>(parameters, again,
-                        reinterpret_cast<const Element*>(shared_memory() + kSharedBytes<V>));
+    const uint32_t again = bands_to_repeat();
+    if (again) repeat_carefully<V>(parameters, tile, again);
   }
 }
 
@@ -194,8 +167,8 @@ const char* small_forward(const ForwardCall& call, void* stream) {
     Tiling tiling;
     small::find_forward_tiling<V>(problem, tiling);
     const auto parameters = forward_pass::make_parameters(call, orientation, tiling);
-    return launch(small::small_forward_kernel<V>, slots_of(problem, tiling) * problem.heads,
-                  V::kThreads, small::forward_bytes<V>(tiling), stream, parameters);
+    return launch(small::small_forward_kernel<V>, tiling.slots * problem.heads, V::kThreads,
+                  small::forward_bytes<V>(tiling), stream, parameters);
   });
 }
 

@@ -437,8 +437,8 @@ NATTEN_OPS_DEVICE void copy_region(const Common& common, const Plane& first, con
     float* to = region + (row * common.pitch + column) * V::kStride + channel;
     NATTEN_OPS_NO_UNROLL
     for (int left = rows.size() - row; left > 0; left -= step) {
-      copy_async_16(to, from_first, exists);
-      copy_async_16(to + V::kDim, from_second, exists);
+      copy_async<16>(to, from_first, exists);
+      copy_async<16>(to + V::kDim, from_second, exists);
       from_first += steps[0];
       from_second += steps[1];
       to += step * common.pitch * V::kStride;

@@ -5,7 +5,7 @@
 //   V::Element, kDim (32, 64 or 128 channels), kWarps, kThreads;
 //   kIsFlat: one dimension, patches are 16 tokens of a row, not 8 x 2;
 //   kHasNumbers: after a region's row come two numbers of each of its tokens;
-//   window(common, axis), pitch(common).
+//   window(common, axis), pitch(common); kHasWholePitch: the pitch is a multiple of 8.
 #pragma once
 
 #include <initializer_list>
@@ -27,6 +27,9 @@ constexpr float kLn2 = 0.6931471805599453f;
 struct alignas(16) Four {
   float numbers[4];
 };
+struct alignas(8) Two {
+  float numbers[2];
+};
 
 template <int kRows, int kColumns>
 NATTEN_OPS_DEVICE void clear(float (&sums)[kRows][kColumns]) {
@@ -43,15 +46,18 @@ NATTEN_OPS_DEVICE void clear(float (&sums)[kRows][kColumns]) {
 struct Tiling {
   int tile[2];          // positions of a tile on each axis
   int tiles[2];         // of the longest residue class
-  int region[2];        // most rows and columns of any tile's region
+  int region[2];        // most rows and columns of any tile's region that are in shared memory
   int tiles_per_block;  // by one block, one after the other
   // Of the matrix kernels only: tokens of a region's row, and eights of a patch's partners in a
   // row.
   int pitch = 0, eights = 0;
+  // Of the small kernels only: blocks of a head, how many whole strips each has, and the bands of
+  // all strips that are left; tiles_per_block is how many of these a block has.
+  int slots = 0, whole_strips = 0, bands_left = 0;
 };
 
-// Of a tile.
-constexpr int kMostBands = 3;
+// Of a tile: a band is a bit of a word.
+constexpr int kMostBands = 32;
 
 struct Tile {
   int64_t batch;
@@ -223,7 +229,7 @@ inline bool are_for_tensor_cores(const Problem& problem, Dtype dtype,
   }
   const auto is_int = [](int64_t number) { return number == static_cast<int>(number); };
   if (!is_int(problem.batch * problem.heads * problem.length[0]) ||
-      !is_int(problem.length[1] * problem.heads * problem.dilation[0] * 4)) {
+      !is_int(problem.length[1] * problem.heads * problem.dilation[0] * int64_t(sizeof(Two)))) {
     return false;
   }
   for (const TensorView* view : views) {
@@ -284,15 +290,15 @@ struct Orientation {
     if (is_transposed) exchange(view.axis_stride);
     return Tensor(problem, view, size);
   }
-  // A contiguous tensor of one number per query and head.
-  Tensor numbers(const void* data) const {
+  // A contiguous tensor of `size` bytes per query and head.
+  Tensor numbers(const void* data, int64_t size) const {
     const int64_t columns = problem.length[is_transposed ? 0 : 1];
     return tensor({const_cast<void*>(data),
                    problem.length[0] * problem.length[1] * problem.heads,
                    {columns * problem.heads, problem.heads},
                    1,
                    0},
-                  sizeof(float));
+                  size);
   }
   Common common(const Tiling& tiling, const BiasView& bias) const {
     Common common;
@@ -334,15 +340,17 @@ void choose_tiles(const Problem& problem, int axis, int most, int unit, Tiling& 
 
 // Blocks of one head.
 inline int64_t slots_of(const Problem& problem, const Tiling& tiling) {
+  if (tiling.slots > 0) return tiling.slots;
   const int64_t tiles =
       problem.batch * problem.dilation[0] * problem.dilation[1] * tiling.tiles[0] * tiling.tiles[1];
   return (tiles + tiling.tiles_per_block - 1) / tiling.tiles_per_block;
 }
 
-// Bytes of delta, one number per query and head, at the beginning of the backward's scratch memory.
-inline int64_t delta_bytes(const Problem& problem) {
+// What the backward stores at the beginning of its scratch memory, of every query and head:
+// logsumexp, in units of log(2), and -delta.
+inline int64_t numbers_bytes(const Problem& problem) {
   const int64_t bytes =
-      problem.batch * problem.length[0] * problem.length[1] * problem.heads * sizeof(float);
+      problem.batch * problem.length[0] * problem.length[1] * problem.heads * sizeof(Two);
   return (bytes + 15) / 16 * 16;
 }
 

@@ -102,7 +102,7 @@ struct Shuffle {
 void load_matrices(uint32_t (&words)[4], const void* row, bool transposed, const Call& call);
 void multiply_add(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
                   float (*widen)(uint16_t), const Call& call);
-void copy_async_16(void* shared, const void* global, bool valid, const Call& call);
+void copy_async(void* shared, const void* global, bool valid, int bytes, const Call& call);
 void copy_async_commit();
 void copy_async_wait(int batches);
 
@@ -211,9 +211,10 @@ inline float larger(float x, float y) { return std::fmax(x, y); }
 
 inline void prefetch(const void*) {}
 
-inline void copy_async_16(void* shared, const void* global, bool valid,
-                          NATTEN_OPS_SIMT_CALL("copy_async_16")) {
-  simt::copy_async_16(shared, global, valid, call);
+template <int kBytes>
+void copy_async(void* shared, const void* global, bool valid, NATTEN_OPS_SIMT_CALL("copy_async")) {
+  static_assert(kBytes == 16 || kBytes == 8);
+  simt::copy_async(shared, global, valid, kBytes, call);
 }
 inline void copy_async_commit() { simt::copy_async_commit(); }
 template <int kBatches>
@@ -238,6 +239,8 @@ inline const char* set_device(int device) {
 
 // NATTEN_OPS_SIMT_CAPABILITY of the environment, or 90.
 int compute_capability();
+// NATTEN_OPS_SIMT_MULTIPROCESSORS of the environment, or 2.
+int multiprocessors();
 int64_t shared_memory_limit();
 constexpr int64_t kReservedShared = 1024;
 int64_t shared_memory_of_multiprocessor();

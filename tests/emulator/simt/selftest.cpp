@@ -85,11 +85,11 @@ matrix_products(const float* a, const float* b, float* out) {
 NATTEN_OPS_KERNEL(kThreads, 1) copies(const float* in, float* out) {
   if (thread_index() > 0) return;
   float* shared = shared_floats();
-  copy_async_16(shared, in, true);
+  copy_async<16>(shared, in, true);
   copy_async_commit();
-  copy_async_16(shared + 4, nullptr, false);
+  copy_async<16>(shared + 4, nullptr, false);
   copy_async_commit();
-  copy_async_16(shared + 8, in + 4, true);
+  copy_async<16>(shared + 8, in + 4, true);
   const auto show = [&](int row) {
     for (int i = 0; i < 12; ++i) out[12 * row + i] = shared[i];
   };
@@ -125,7 +125,7 @@ NATTEN_OPS_KERNEL(kThreads, 1) same_output_of_two_blocks(float* out) {
 }
 
 NATTEN_OPS_KERNEL(kThreads, 1) missing_copy_wait(const float* in, float* out) {
-  copy_async_16(shared_floats() + 4 * thread_index(), in, true);
+  copy_async<16>(shared_floats() + 4 * thread_index(), in, true);
   copy_async_commit();
   block_barrier();
   out[thread_index()] = shared_floats()[thread_index()];
@@ -193,11 +193,11 @@ NATTEN_OPS_KERNEL(kThreads, 1) load_from_global(const float* in) {
 }
 
 NATTEN_OPS_KERNEL(kThreads, 1) copy_beyond(const float* in, int floats) {
-  copy_async_16(shared_floats() + floats, in, true);
+  copy_async<16>(shared_floats() + floats, in, true);
 }
 
 NATTEN_OPS_KERNEL(kThreads, 1) copy_from_misaligned(const float* in) {
-  copy_async_16(shared_memory(), in + 1, true);
+  copy_async<16>(shared_memory(), in + 1, true);
 }
 
 NATTEN_OPS_KERNEL(kThreads, 1) bfloat16_product() {

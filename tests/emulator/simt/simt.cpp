@@ -68,6 +68,7 @@ __attribute__((noipa, no_sanitize("address"))) void switch_fiber(Fiber& from, Fi
 struct Copy {
   char* to;
   char bytes[16];
+  int size;  // of these
   int batch;
 };
 
@@ -274,12 +275,14 @@ struct MatrixProduct {
   }
 };
 
-bool is_aligned(const void* address) { return reinterpret_cast<uintptr_t>(address) % 16 == 0; }
+bool is_aligned(const void* address, int bytes) {
+  return reinterpret_cast<uintptr_t>(address) % bytes == 0;
+}
 
-void check_shared(const void* address, const Call& call) {
+void check_shared(const void* address, int bytes, const Call& call) {
   const char* from = static_cast<const char*>(address);
-  if (!is_aligned(address)) fail(call, "shared address is not 16-byte aligned");
-  if (from < here.shared || from + 16 > here.shared + shared_bytes) {
+  if (!is_aligned(address, bytes)) fail(call, "shared address is not aligned to its bytes");
+  if (from < here.shared || from + bytes > here.shared + shared_bytes) {
     fail(call, "address is not in shared memory");
   }
 }
@@ -312,7 +315,7 @@ void fail(const Call& call, const char* message) {
 }
 
 void load_matrices(uint32_t (&words)[4], const void* row, bool transposed, const Call& call) {
-  check_shared(row, call);
+  check_shared(row, 16, call);
   MatrixLoad part{{}, transposed, words};
   std::memcpy(part.row, row, 16);  // before the others come: what they write needs a barrier
   collect(call, part);
@@ -324,12 +327,12 @@ void multiply_add(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t
   collect(call, part);
 }
 
-void copy_async_16(void* shared, const void* global, bool valid, const Call& call) {
-  check_shared(shared, call);
-  if (!is_aligned(global)) fail(call, "global address is not 16-byte aligned");
-  Copy copy{static_cast<char*>(shared), {}, current().batches};
-  if (valid) std::memcpy(copy.bytes, global, 16);
-  std::memset(shared, kPoison, 16);
+void copy_async(void* shared, const void* global, bool valid, int bytes, const Call& call) {
+  check_shared(shared, bytes, call);
+  if (!is_aligned(global, bytes)) fail(call, "global address is not aligned to the bytes copied");
+  Copy copy{static_cast<char*>(shared), {}, bytes, current().batches};
+  if (valid) std::memcpy(copy.bytes, global, bytes);
+  std::memset(shared, kPoison, bytes);
   current().copies.push_back(copy);
 }
 
@@ -339,7 +342,7 @@ void copy_async_wait(int batches) {
   Thread& thread = current();
   const auto lands = [&](const Copy& copy) { return copy.batch < thread.batches - batches; };
   for (const Copy& copy : thread.copies) {
-    if (lands(copy)) std::memcpy(copy.to, copy.bytes, 16);
+    if (lands(copy)) std::memcpy(copy.to, copy.bytes, copy.size);
   }
   auto& copies = thread.copies;
   copies.erase(std::remove_if(copies.begin(), copies.end(), lands), copies.end());
@@ -416,6 +419,11 @@ double log2_of(double x) { return std::log2(x); }
 int compute_capability() {
   const char* value = std::getenv("NATTEN_OPS_SIMT_CAPABILITY");
   return value ? std::atoi(value) : 90;
+}
+
+int multiprocessors() {
+  const char* value = std::getenv("NATTEN_OPS_SIMT_MULTIPROCESSORS");
+  return value ? std::atoi(value) : 2;
 }
 
 int64_t shared_memory_limit() { return (compute_capability() < 80 ? 64 : 227) << 10; }

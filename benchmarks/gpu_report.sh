@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Everything that a GPU can tell, within ten minutes: gpu_report.sh [OUT]
 # Needs torch, numpy, pytest, hypothesis and pytest-xdist, and the libraries built in place or nvcc to build
-# them. Most valuable first; every step has a limit and a log in OUT, and a failing one does not end the rest.
+# them; the backbones also mmengine, and timm for Swin. Most valuable first; every step has a limit and a log in
+# OUT, and a failing one does not end the rest.
 OUT=$(mkdir -p "${1:-gpu_report}" && cd "${1:-gpu_report}" && pwd)
 cd "$(dirname "$0")/.." || exit 1
 export PYTHONPATH=$PWD:$PWD/tests/helpers:$PWD/tests/gpu${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
@@ -29,4 +30,9 @@ step counters 60 ncu --clock-control none -k 'regex:_(forward|query|key)_kernel'
 step peers 130 $PYTHON -m benchmarks.gpu_times swin-sdpa flex_attention --out "$OUT/peers.jsonl"
 step sanitizer 90 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 9 \
     $PYTHON tests/gpu/sanitized.py
+if $PYTHON -c 'import mmengine' 2>/dev/null; then
+    step models 90 $PYTHON -m benchmarks.gpu_models --out "$OUT/models.jsonl"
+else
+    echo 'models: left out, mmengine is not installed' | tee -a "$OUT/steps.txt"
+fi
 grep -hE 'passed|failed|FAILED' "$OUT/tests.log" | cut -c 1-200

@@ -5,9 +5,6 @@ problems from the tests, which gpu_report.sh puts on the path.
 """
 
 import argparse
-import datetime
-import json
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import torch
 
 from benchmarks.lib.cases import Case
 from benchmarks.lib.devices import Cuda
+from benchmarks.lib.gpu import describe, kernel_times, median_seconds, row_writer
 from benchmarks.lib.operators import COMPUTATIONS, OperatorWorkload
 from benchmarks.lib.workload import DIRECTIONS, TRAINING
 
@@ -31,23 +29,15 @@ BATCH, HEAD_DIM, KERNEL_SIZE = 16, 32, 7
 # Heads, head_dim and kernel size of other windows, at 100x152.
 OTHERS = ((4, 32, 13), (4, 32, 9), (2, 64, 7), (1, 128, 7))
 REPEATS = 15
+WHAT = (
+    f'{BATCH} maps, head_dim {HEAD_DIM}, kernel {KERNEL_SIZE}, with bias; medians of {REPEATS},'
+    ' cold cache; gb_per_s counts the bytes that have to be read and written'
+)
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """Median time of a call, once warm."""
-    for _ in range(3):
-        call()
-    return statistics.median(Cuda().seconds(call) for _ in range(REPEATS))
-
-
-def kernel_times(call: Callable[[], object], calls: int = 5) -> dict[str, float]:
-    """Microseconds of every kernel that a call runs, by its name."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        for _ in range(calls):
-            call()
-        torch.cuda.synchronize()
-    events = profile.key_averages()
-    return {e.key[:90]: round(e.device_time_total / calls, 1) for e in events if e.device_time_total}
+    """Median time of a call, once warm, on the device alone."""
+    return median_seconds(call, Cuda().seconds, REPEATS)
 
 
 def check_results() -> None:
@@ -111,20 +101,9 @@ def time_operator(emit: Callable[..., None], name: str, case: Case) -> None:
         rate = case.necessary_bytes(direction) / took / 1e9
         row |= dict(microseconds=round(took * 1e6, 1), gb_per_s=round(rate))
         if name == 'natten_ops':
-            row |= dict(kernels_microseconds=kernel_times(call))
+            times = {kernel.name[:90]: round(kernel.microseconds, 1) for kernel in kernel_times(call)}
+            row |= dict(kernels_microseconds=times)
         emit(**row)
-
-
-def describe() -> dict[str, str]:
-    """The machine, and what is measured."""
-    return dict(
-        date=datetime.date.today().isoformat(),
-        gpu=torch.cuda.get_device_name(),
-        torch=torch.__version__,
-        command='bash benchmarks/gpu_report.sh',
-        what=f'{BATCH} maps, head_dim {HEAD_DIM}, kernel {KERNEL_SIZE}, with bias; medians of {REPEATS},'
-        ' cold cache; gb_per_s counts the bytes that have to be read and written',
-    )
 
 
 def run_once() -> None:
@@ -142,18 +121,13 @@ def main() -> None:
     parser.add_argument('--out', type=Path, help='append rows to this file, a JSON object each')
     args = parser.parse_args()
 
-    def emit(**row: object) -> None:
-        if args.out:
-            with args.out.open('a') as file:
-                print(json.dumps(row), file=file)
-        print(row, flush=True)
-
     if args.what == ['check']:
         check_results()
     elif args.what == ['once']:
         run_once()
     else:
-        emit(**describe())
+        emit = row_writer(args.out)
+        emit(**describe('bash benchmarks/gpu_report.sh', WHAT))
         time_copies(emit)
         time_operators(emit, args.what)
 

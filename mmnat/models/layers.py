@@ -168,8 +168,16 @@ class StochasticDepth(nn.Module):
         """Add ``branch``, ``(B, H, W, C)``, to ``x``."""
         if not self.training or self.drop_prob == 0:
             return x + branch
-        kept = 1 - self.drop_prob
-        factor = x.new_empty((len(x), 1, 1, 1)).bernoulli_(kept).div_(kept)
+        shape = (len(x), 1, 1, 1)
+        if torch.compiler.is_compiling():
+            # The compiler makes a number an input if it only meets tensors. Otherwise the number is a
+            # constant, and blocks with different ones do not share code.
+            exact = torch.promote_types(x.dtype, torch.float32)
+            kept = torch.ones(shape, dtype=exact, device=x.device) - self.drop_prob
+            factor = (torch.bernoulli(kept) / kept).to(x.dtype)
+        else:
+            probability = 1 - self.drop_prob
+            factor = x.new_empty(shape).bernoulli_(probability).div_(probability)
         return torch.addcmul(x, branch, factor)
 
     def extra_repr(self) -> str:

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from importlib.machinery import ModuleSpec
 
 import check_cuda_instructions as check
 import check_cuda_resources
@@ -198,6 +199,21 @@ def test_where_the_disassembler_is_looked_for(tmp_path, monkeypatch):
     for program in machine_code.PROGRAMS:
         (tmp_path / program).touch(0o755)
     assert machine_code.find_programs({'PATH': f'{tmp_path}/empty:{tmp_path}'}) == tmp_path
+
+
+@pytest.mark.parametrize(
+    ('package', 'folder'), [('nvidia', 'nvidia/cu13/bin'), ('triton', 'triton/backends/nvidia/bin')]
+)
+def test_disassembler_of_a_python_package(package, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(machine_code, 'find_nvcc', lambda _: None)
+    find = {package: ModuleSpec(package, None, is_package=True)}
+    find[package].submodule_search_locations.append(str(tmp_path / package))
+    monkeypatch.setattr(machine_code.importlib.util, 'find_spec', find.get)
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / 'cuobjdump').touch(0o755)
+    assert machine_code.find_programs({'PATH': ''}) is None
+    (tmp_path / folder / 'nvdisasm').touch(0o755)
+    assert machine_code.find_programs({'PATH': ''}) == tmp_path / folder
 
 
 def has_build() -> bool:

@@ -30,7 +30,11 @@ def run(problem: Problem, inputs: list[torch.Tensor], grad: torch.Tensor) -> lis
 
 def check(problem: Problem) -> None:
     """Output and all gradients against the reference in float64."""
-    inputs, grad = draw(problem)
+    check_tensors(problem, *draw(problem))
+
+
+def check_tensors(problem: Problem, inputs: list[torch.Tensor], grad: torch.Tensor) -> None:
+    """The same for tensors that are not drawn."""
     actual = run(problem, inputs, grad)
     exact = [t.detach().double().requires_grad_() for t in inputs]
     bias = exact[3] if problem.rpb else None

@@ -20,6 +20,8 @@ from setup_cuda import find_nvcc
 from mmnat.errors import UserError
 
 PROGRAMS = ('cuobjdump', 'nvdisasm')  # the first one runs the second one
+# Where Python packages have them: nvidia-cuda-cuobjdump with nvidia-cuda-nvdisasm, and triton.
+PACKAGES = {'nvidia': 'cu*/bin', 'triton': 'backends/nvidia/bin'}
 
 _FUNCTION = re.compile(r'^\s*Function : (\S+)', re.MULTILINE)
 _INSTRUCTION = re.compile(r'^\s*/\*([0-9a-f]{4,})\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][^;]*?)\s*;', re.MULTILINE)
@@ -131,13 +133,14 @@ class Loop:
 
 
 def find_programs(variables: Mapping[str, str] = os.environ) -> Path | None:
-    """The folder with PROGRAMS: nvcc's, one of PATH, or that in the package triton; None without any."""
+    """The folder with PROGRAMS: nvcc's, one of PATH, or one of PACKAGES; None without any."""
     nvcc = find_nvcc(variables)
     folders = [nvcc.resolve().parent] if nvcc else []
     folders += map(Path, variables.get('PATH', os.defpath).split(os.pathsep))
-    triton = importlib.util.find_spec('triton')
-    for place in (triton.submodule_search_locations or ()) if triton else ():
-        folders.append(Path(place) / 'backends/nvidia/bin')
+    for package, pattern in PACKAGES.items():
+        spec = importlib.util.find_spec(package)
+        for place in (spec.submodule_search_locations or ()) if spec else ():
+            folders += sorted(Path(place).glob(pattern))
     for folder in folders:
         if all(shutil.which(program, path=str(folder)) for program in PROGRAMS):
             return folder
@@ -153,8 +156,8 @@ def disassemble(library: Path, architecture: str) -> str:
     folder = find_programs()
     if folder is None:
         raise UserError(
-            f'{" and ".join(PROGRAMS)} are not beside nvcc, on PATH or in the package triton',
-            'install them with CUDA, or triton with pip',
+            f'{" and ".join(PROGRAMS)} are not beside nvcc, on PATH or in a Python package',
+            'install nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm with pip',
         )
     environment = os.environ | {'PATH': f'{folder}{os.pathsep}{os.environ.get("PATH", os.defpath)}'}
     command = [folder / PROGRAMS[0], '-sass', '-arch', f'sm_{architecture}', library]

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from golden import MODEL_CASES, drawn, expected, fill_parameters, relative_error
+from torch._dynamo.utils import counters
 from torch.profiler import ProfilerActivity, profile
 
 from mmnat import models
@@ -166,10 +167,13 @@ def test_stochastic_depth_grows_linearly():
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
 
 
+@pytest.mark.parametrize('is_compiled', [False, True])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_stochastic_depth_keeps_or_skips_whole_branches(dtype):
+def test_stochastic_depth_keeps_or_skips_whole_branches(dtype, is_compiled):
     torch.manual_seed(0)
     add = StochasticDepth(0.25)
+    if is_compiled:
+        add.compile(fullgraph=True, backend='aot_eager')
     x = torch.randn(4000, 1, 1, 2)
     branch = torch.randn(4000, 1, 1, 2, dtype=dtype, requires_grad=True)
     added = add(x, branch)
@@ -289,6 +293,31 @@ def test_compiled_backbone_trains():
         results.append(torch.autograd.grad(loss, list(model.parameters())))
     for a, b in zip(*results, strict=True):
         assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_compiled_blocks_share_code():
+    """If they differ in nothing but weights, and how often stochastic depth skips them."""
+    model = small_nat(depths=(4, 3), num_heads=(1, 2), out_indices=(0, 1), drop_path_rate=0.2)
+    images = torch.randn(1, 3, 48, 64)
+
+    def results():
+        outputs = model(images)
+        loss = sum(output.square().mean() for output in outputs)
+        return [*outputs, *torch.autograd.grad(loss, list(model.parameters()))]
+
+    model.eval()
+    wanted = results()
+    torch._dynamo.reset()
+    counters.clear()
+    for level in model.levels:
+        for block in level.blocks:
+            block.compile(fullgraph=True, backend='aot_eager')
+    for actual, expect in zip(results(), wanted, strict=True):
+        assert torch.allclose(actual, expect, atol=1e-5)
+    assert counters['stats']['unique_graphs'] == 2
+    model.train()
+    results()
+    assert counters['stats']['unique_graphs'] == 2 + 3  # stochastic depth never skips the first block
 
 
 @pytest.mark.parametrize('family', ['NAT', 'DiNAT_s'])

@@ -73,8 +73,9 @@ def table(figures: Figures) -> str:
     """Date, card and command, and a line for every feature map and direction."""
     machine = figures.machine
     copy = figures.first(copied_bytes=COPIED_BYTES)['gb_per_s']
+    commit = f' of commit {machine["commit"]}' if 'commit' in machine else ''
     lines = [
-        f'{machine["date"]}, {machine["gpu"]}, torch {machine["torch"]}, `{machine["command"]}`:'
+        f'{machine["date"]}, {machine["gpu"]}, torch {machine["torch"]}, `{machine["command"]}`{commit}:'
         f' microseconds for {machine["what"].partition(";")[0]}. A copy of {COPIED_BYTES // 10**6} MB runs'
         f' at {copy} GB/s.',
         '',

@@ -16,7 +16,7 @@
 // between query and key, bias / scale where the columns are partners, and -infinity elsewhere. It
 // is in the order of a product's result: a thread loads its four numbers at once. For rows that are
 // not partners, a thread loads from rows of -infinity instead. At borders, where windows are
-// shifted, a warp makes a bias pair of its own. Elsewhere all patches of a block share one.
+// shifted, a warp makes bias pairs of its own. Elsewhere all patches of a block share one.
 #pragma once
 
 #include "patches.cuh"
@@ -25,15 +25,15 @@ namespace natten_ops::cuda {
 
 namespace small {
 
-constexpr int kBlocks = kIsOldDevice ? 1 : 2;  // of a multiprocessor
-
-template <typename E, int kKernel, int kPartnerRows, int kBlockWarps, bool kNumbers>
+template <typename E, int kKernel, int kPartnerRows, int kBlockWarps, bool kNumbers,
+          int kBlocksAtOnce = 2>
 struct Variant {
   using Element = E;
   static constexpr int kDim = 32;
   static constexpr int kSize = kKernel;
   static constexpr int kWarps = kBlockWarps;
   static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kBlocks = kIsOldDevice ? 1 : kBlocksAtOnce;  // of a multiprocessor
   static constexpr int kRows = kPartnerRows;  // of partners that are multiplied at once
   // Tokens of a region's row: those of the tile, kSize - 1 more, and one that products pass.
   static constexpr int kPitch = kWarps == 8 ? 24 : 20;
@@ -186,7 +186,7 @@ struct Ring {
   NATTEN_OPS_DEVICE void load_next(Load load) {
     const Strip& strip = strip_of_block();
     const int place = place_of(loaded);
-    NATTEN_OPS_UNROLL
+    NATTEN_OPS_NO_UNROLL
     for (int i = thread_index() / 32; i < 8; i += V::kWarps) {
       const int row = strip.first + 8 * loaded + i;
       load(row, row >= 0 && row <= strip.last_row ? strip.columns.size() : 0, place + i);
@@ -245,23 +245,81 @@ NATTEN_OPS_DEVICE void make_pair(const Common& common, const BiasView& bias, con
   }
 }
 
-// A block's shared memory: planes, the strip, bias pairs, one for all and one a warp, rows of
-// -infinity, what a kernel has of its own, and the ring.
+// Which columns a warp's own bias pairs are for.
+struct PairsOf {
+  int column, count;
+};
+constexpr int kPairsOfBytes = 8 * sizeof(PairsOf);
+
+// The queries of two keys can take 15 columns, the keys of two queries 8.
+template <typename V>
+constexpr int kOwnPairs = V::kHasNumbers ? 2 : 1;
+template <typename V>
+constexpr int kPairs = 1 + V::kWarps * kOwnPairs<V>;
+
+// A block's shared memory: planes, the strip, bias pairs, one for all and then those of each warp,
+// rows of -infinity, what a kernel has of its own, and the ring.
 template <typename V>
 constexpr int kSharedBytes =
-    kPlaneBytes + kFlagBytes + kStripBytes +
-    ((1 + V::kWarps) * kPairNumbers<V::kSize> + 16 * V::kRows) * int(sizeof(float));
+    kPlaneBytes + kFlagBytes + kStripBytes + kPairsOfBytes +
+    (kPairs<V> * kPairNumbers<V::kSize> + 16 * V::kRows) * int(sizeof(float));
 
-NATTEN_OPS_DEVICE float* centered_pair() {
-  return reinterpret_cast<float*>(shared_memory() + kPlaneBytes + kFlagBytes + kStripBytes);
+NATTEN_OPS_DEVICE PairsOf& pairs_of_warp() {
+  return reinterpret_cast<PairsOf*>(shared_memory() + kPlaneBytes + kFlagBytes +
+                                    kStripBytes)[thread_index() / 32];
 }
+NATTEN_OPS_DEVICE float* centered_pair() {
+  return reinterpret_cast<float*>(shared_memory() + kPlaneBytes + kFlagBytes + kStripBytes +
+                                  kPairsOfBytes);
+}
+// For the warp's number-th eight of columns.
 template <typename V>
-NATTEN_OPS_DEVICE float* own_pair() {
-  return centered_pair() + (1 + thread_index() / 32) * kPairNumbers<V::kSize>;
+NATTEN_OPS_DEVICE float* own_pair(int number) {
+  return centered_pair() +
+         (1 + thread_index() / 32 * kOwnPairs<V> + number) * kPairNumbers<V::kSize>;
 }
 template <typename V>
 NATTEN_OPS_DEVICE float* rows_of_nothing() {
-  return centered_pair() + (1 + V::kWarps) * kPairNumbers<V::kSize>;
+  return centered_pair() + kPairs<V> * kPairNumbers<V::kSize>;
+}
+
+// The column that the products with the eight from a column on begin with: at the end of the
+// region, an earlier one.
+template <typename V>
+NATTEN_OPS_DEVICE int begin_of_eight(const Strip& strip, int column) {
+  const int last = strip.columns.first + V::kPitch - 8;
+  return column < last ? column : last;
+}
+
+// Makes the bias pairs of the warp's columns, if it needs pairs of its own and does not have them
+// from the last strip.
+template <typename V, bool kOfQueries>
+NATTEN_OPS_DEVICE void make_own_pairs(const Common& common, const BiasView& bias,
+                                      const Strip& strip) {
+  constexpr int kSize = V::kSize;
+  const Tile& tile = strip.tile;
+  const int column = column_of_warp(tile), lane = thread_index() % 32;
+  PairsOf& known = pairs_of_warp();
+  const bool is_known = !strip.is_first && known.column == column && known.count == tile.count[1];
+  warp_barrier();
+  if (lane == 0) known = {column, tile.count[1]};
+  if (is_known || column >= tile.end[1] || has_centered_columns<V, kOfQueries>(tile, column)) {
+    return;
+  }
+  const Own<V> own(tile, tile.begin[0], column);
+  const Span all[2] = {partners<kOfQueries>(kSize, own.columns[0], tile.count[1]),
+                       partners<kOfQueries>(kSize, own.columns[1], tile.count[1])};
+  for (int i = 0; i < kOwnPairs<V>; ++i) {
+    // Partners of the eights before are counted already.
+    const int begin = all[0].first + 8 * i;
+    Span left[2] = {all[0], all[1]};
+    NATTEN_OPS_UNROLL
+    for (int e = 0; e < 2; ++e) {
+      if (left[e].first < begin) left[e].first = begin;
+    }
+    make_pair<V, kOfQueries>(common, bias, own.columns, left, begin_of_eight<V>(strip, begin), lane,
+                             32, own_pair<V>(i));
+  }
 }
 
 // All threads of the block make the bias pair of columns with centered windows, and rows of
@@ -325,7 +383,7 @@ template <typename V, bool kOfQueries, typename Bytes>
 bool find_tiling(const Problem& problem, Bytes bytes, Tiling& tiling) {
   constexpr double kBandsToWait = 0.5;  // what the beginning of a strip costs
   const int64_t limit = shared_memory_limit();
-  const int64_t share = shared_memory_of_multiprocessor() / 2 - kReservedShared;
+  const int64_t share = shared_memory_of_multiprocessor() / V::kBlocks - kReservedShared;
   for (int most = 2 * V::kWarps; most == 2 * V::kWarps || tiling.region[1] >= V::kPitch;
        most -= 2) {
     choose_tiles<kOfQueries>(problem, 1, most, 2, tiling);
@@ -340,7 +398,7 @@ bool find_tiling(const Problem& problem, Bytes bytes, Tiling& tiling) {
       problem.batch * problem.dilation[0] * problem.dilation[1] * tiling.tiles[1];
   const int64_t all = strips * bands;  // of a head
   if (needed > limit || all > INT32_MAX) return false;
-  const int64_t at_once = multiprocessors() * (needed <= share ? kBlocks : 1);
+  const int64_t at_once = multiprocessors() * (needed <= share ? V::kBlocks : 1);
   double least = INFINITY;
   for (int rounds = 1; rounds <= 8; ++rounds) {
     int64_t slots = rounds * at_once / problem.heads;
@@ -371,8 +429,9 @@ auto with_variant(const Problem& problem, Dtype dtype, F f) {
         // With 8 warps, and 128 registers, the compiler spills.
         return f(Variant<Element, 5, 12, kWarps == 8 ? 6 : kWarps, kNumbers>());
       default:
-        return positions(problem, 0) <= 8 ? f(Variant<Element, 7, 8, kWarps, kNumbers>())
-                                          : f(Variant<Element, 7, 14, kWarps, kNumbers>());
+        if (positions(problem, 0) > 8) return f(Variant<Element, 7, 14, kWarps, kNumbers>());
+        // Such a map seldom has columns for 8 warps.
+        return f(Variant<Element, 7, 8, 6, kNumbers, kWarps == 8 ? 3 : 2>());
     }
   });
 }

@@ -132,7 +132,7 @@ struct OwnOfQueries {
 };
 
 template <typename V>
-NATTEN_OPS_KERNEL(V::kThreads, kBlocks)
+NATTEN_OPS_KERNEL(V::kThreads, V::kBlocks)
 small_query_kernel(const by_queries::Parameters parameters) {
   using namespace by_queries;
   using Element = typename V::Element;
@@ -156,16 +156,10 @@ small_query_kernel(const by_queries::Parameters parameters) {
     Ring ring = {common.tiling.region[0], 0};
     ring.load_first<V>(load);
     if (strip.is_first) make_centered_pair<V, true>(common, bias_of_head(common, kTensors));
+    make_own_pairs<V, true>(common, bias_of_head(common, kTensors), strip);
     OwnOfQueries<V> tokens;
     if (const int column = column_of_warp(tile); column < tile.end[1]) {
-      const Own<V> own(tile, tile.begin[0], column);
-      tokens = OwnOfQueries<V>::read(parameters, own);
-      if (!has_centered_columns<V, true>(tile, column)) {
-        const Span of_columns[2] = {partners<true>(kSize, own.columns[0], tile.count[1]),
-                                    partners<true>(kSize, own.columns[1], tile.count[1])};
-        make_pair<V, true>(common, bias_of_head(common, kTensors), own.columns, of_columns,
-                           of_columns[0].first, thread_index() % 32, 32, own_pair<V>());
-      }
+      tokens = OwnOfQueries<V>::read(parameters, Own<V>(tile, tile.begin[0], column));
     }
     BiasSums<kSize> bias_sums;
     clear(bias_sums);
@@ -178,7 +172,7 @@ small_query_kernel(const by_queries::Parameters parameters) {
       if (column >= tile.end[1]) continue;
       const Own<V> own(tile, row, column);
       const float* pair =
-          has_centered_columns<V, true>(tile, column) ? centered_pair() : own_pair<V>();
+          has_centered_columns<V, true>(tile, column) ? centered_pair() : own_pair<V>(0);
       Start start =
           Start::at<V>(pair, own.row, begin, partners<true>(kSize, own.row, tile.count[0]));
       if (!own.exists[0]) start.rows = 0;
@@ -331,7 +325,7 @@ struct OwnOfKeys {
 };
 
 template <typename V>
-NATTEN_OPS_KERNEL(V::kThreads, kBlocks)
+NATTEN_OPS_KERNEL(V::kThreads, V::kBlocks)
 small_key_kernel(const by_keys::Parameters parameters) {
   using namespace by_keys;
   using Element = typename V::Element;
@@ -358,7 +352,7 @@ small_key_kernel(const by_keys::Parameters parameters) {
     if (const int column = column_of_warp(tile); column < tile.end[1]) {
       tokens = OwnOfKeys<V>::read(parameters, Own<V>(tile, tile.begin[0], column));
     }
-    int made = -1;  // the first column of the warp's bias pair
+    make_own_pairs<V, false>(common, bias_of_head(common, kTensors), strip);
 
     // In the loop, nearly all is found once more for each band, as registers are short.
     for (int row = tile.begin[0]; row < tile.end[0]; row += 8) {
@@ -382,31 +376,16 @@ small_key_kernel(const by_keys::Parameters parameters) {
         if (of_row.first < done_rows) of_row.first = done_rows;
         if (of_row.last > begin + kRows - 1) of_row.last = begin + kRows - 1;
         const bool is_centered = has_centered_columns<V, false>(tile, column);
-        const int last = partners<false>(kSize, own.columns[1], tile.count[1]).last;
-        // Mostly once, but at borders more queries may have a key in their windows. At the end of
-        // the region, products begin before `column_done`; queries that were counted are left out.
-        for (int column_done = partners<false>(kSize, column, tile.count[1]).first;
-             column_done <= last; column_done += 8) {
-          const int last_begin = strip.columns.first + V::kPitch - 8;
-          const int begin_column = column_done < last_begin ? column_done : last_begin;
-          if (!is_centered && made != column_done) {
-            Span left[2] = {partners<false>(kSize, own.columns[0], tile.count[1]),
-                            partners<false>(kSize, own.columns[1], tile.count[1])};
-            NATTEN_OPS_UNROLL
-            for (int e = 0; e < 2; ++e) {
-              if (left[e].first < column_done) left[e].first = column_done;
-            }
-            warp_barrier();
-            make_pair<V, false>(common, bias_of_head(common, kTensors), own.columns, left,
-                                begin_column, thread_index() % 32, 32, own_pair<V>());
-            warp_barrier();
-            made = column_done;
-          }
-          Start start =
-              Start::at<V>(is_centered ? centered_pair() : own_pair<V>(), own.row, begin, of_row);
+        const int first_column = partners<false>(kSize, column, tile.count[1]).first;
+        const int last_column = partners<false>(kSize, own.columns[1], tile.count[1]).last;
+        // Mostly once, but at borders more queries may have a key in their windows.
+        for (int eight = 0; first_column + 8 * eight <= last_column; ++eight) {
+          const float* pair = is_centered ? centered_pair() : own_pair<V>(eight);
+          Start start = Start::at<V>(pair, own.row, begin, of_row);
           if (!own.exists[0]) start.rows = 0;
           const int place = ring.place_of(chunk);
-          const int region_column = begin_column - strip.columns.first;
+          const int region_column =
+              begin_of_eight<V>(strip, first_column + 8 * eight) - strip.columns.first;
           const Partners<V> queries_and_grads(common, region, place, region_column, stride);
           const Two* numbers =
               numbers_of<V>(common, region, place) + region_column + thread_index() % 4 * 2;

@@ -24,7 +24,7 @@ int64_t forward_bytes(const Tiling& tiling) {
 }
 
 template <typename V>
-NATTEN_OPS_KERNEL(V::kThreads, kBlocks)
+NATTEN_OPS_KERNEL(V::kThreads, V::kBlocks)
 small_forward_kernel(const Parameters parameters) {
   using Element = typename V::Element;
   constexpr int kSize = V::kSize, kRows = V::kRows;
@@ -44,41 +44,30 @@ small_forward_kernel(const Parameters parameters) {
     Ring ring = {common.tiling.region[0], 0};
     ring.load_first<V>(load);
 
-    const int column = column_of_warp(tile);
-    const bool exists = column < tile.end[1];
-    const Tensor& query_tensor = parameters.tensors[kQuery];
-    const Tensor& output_tensor = parameters.tensors[kOutput];
-    const Tensor& logsumexp_tensor = parameters.tensors[kLogsumexp];
-    const int g = thread_index() % 32 / 4, c = thread_index() % 4;
-    Own<V> own(tile, tile.begin[0], column);
-    Cursor<V, const Element> query_cursor(common, {query_tensor, kQuery}, own);
-    Cursor<V, Element> output_cursor(common, {output_tensor, kOutput}, own);
-    // Of the four threads of a row, thread e stores the number of token e.
-    float* logsumexp = Plane<float>{logsumexp_tensor, kLogsumexp}.at(own.row, column + c % 2);
-    Channels<V> queries = {};
-    if (exists) queries = query_cursor.read(common, query_tensor, own);
-    const BiasView bias = bias_of_head(common, kTensors);
-    if (strip.is_first) make_centered_pair<V, true>(common, bias);
-    const bool is_centered = has_centered_columns<V, true>(tile, column);
-    int region_column = 0;
-    if (exists) {
-      const Span of_columns[2] = {partners<true>(kSize, own.columns[0], tile.count[1]),
-                                  partners<true>(kSize, own.columns[1], tile.count[1])};
-      region_column = of_columns[0].first - strip.columns.first;
-      if (!is_centered) {
-        make_pair<V, true>(common, bias, own.columns, of_columns, of_columns[0].first,
-                           thread_index() % 32, 32, own_pair<V>());
-      }
+    const auto read_queries = [&](const Own<V>& own) {
+      const Plane<const Element> plane = {parameters.tensors[kQuery], kQuery};
+      return Cursor<V, const Element>(common, plane, own).read(common, plane.tensor, own);
+    };
+    Channels<V> queries;
+    if (const int column = column_of_warp(tile); column < tile.end[1]) {
+      queries = read_queries(Own<V>(tile, tile.begin[0], column));
     }
-    const float* pair = is_centered ? centered_pair() : own_pair<V>();
+    if (strip.is_first) make_centered_pair<V, true>(common, bias_of_head(common, kTensors));
+    make_own_pairs<V, true>(common, bias_of_head(common, kTensors), strip);
 
+    // In the loop, nearly all is found once more for each band, as registers are short.
     for (int row = tile.begin[0]; row < tile.end[0]; row += 8) {
       const int begin = first_partner_row<V, true>(tile, row), chunk = ring.chunk_of(begin);
       ring.go_to<V>(chunk, chunk + (kRows > 8 ? 2 : 1), load);
-      if (!exists) continue;
-      own.go_to(tile, row);
+      const int column = column_of_warp(tile);
+      if (column >= tile.end[1]) continue;
+      const Own<V> own(tile, row, column);
+      const float* pair =
+          has_centered_columns<V, true>(tile, column) ? centered_pair() : own_pair<V>(0);
       const Start start =
           Start::at<V>(pair, own.row, begin, partners<true>(kSize, own.row, tile.count[0]));
+      const int region_column =
+          partners<true>(kSize, column, tile.count[1]).first - strip.columns.first;
       const Partners<V> keys_and_values(common, region, ring.place_of(chunk), region_column,
                                         stride);
       const int wrap = ring.wrap_of(chunk) * stride;
@@ -91,12 +80,8 @@ small_forward_kernel(const Parameters parameters) {
         start.load(i, logits[i]);
         keys_and_values.template multiply<0>(patch, offset_of(i), logits[i]);
       }
-      // The next queries arrive while the results are stored.
-      const bool next_exists = row + 8 + g < tile.end[0];
-      if (row + 8 < tile.end[0]) {
-        query_cursor.advance(query_tensor, next_exists);
-        queries = query_cursor.read(common, query_tensor, own);
-      }
+      // The next queries arrive while the softmax is taken and results are stored.
+      if (row + 8 < tile.end[0]) queries = read_queries(Own<V>(tile, row + 8, column));
 
       float largest[2], base[2];
       NATTEN_OPS_UNROLL
@@ -127,13 +112,18 @@ small_forward_kernel(const Parameters parameters) {
       }
 
       const float factors[2] = {fast_reciprocal(sums[0]), fast_reciprocal(sums[2])};
+      const Own<V> own_again(tile, row, column_of_warp(tile));
+      const Plane<Element> plane = {parameters.tensors[kOutput], kOutput};
       const bool finite =
-          store_tokens<V>(common, output_tensor, output_cursor, own, outputs, factors);
-      if (c == 0 ? own.exists[0] : c == 1 && own.exists[1]) {
-        *logsumexp = ((c ? base[1] : base[0]) + fast_log2(c ? sums[2] : sums[0])) * kLn2;
+          store_tokens<V>(common, plane.tensor, Cursor<V, Element>(common, plane, own_again),
+                          own_again, outputs, factors);
+      // Of the four threads of a row, thread e stores the number of token e.
+      const int c = thread_index() % 4;
+      if (c == 0 ? own_again.exists[0] : c == 1 && own_again.exists[1]) {
+        const Plane<float> logsumexps = {parameters.tensors[kLogsumexp], kLogsumexp};
+        *logsumexps.at(own_again.row, own_again.columns[0] + c) =
+            ((c ? base[1] : base[0]) + fast_log2(c ? sums[2] : sums[0])) * kLn2;
       }
-      output_cursor.advance(output_tensor, true);
-      logsumexp = ahead(logsumexp, int64_t(8) * logsumexp_tensor.step[0]);
       repeat_unless(finite, (row - tile.begin[0]) / 8);
     }
     const uint32_t again = bands_to_repeat();

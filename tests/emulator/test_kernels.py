@@ -122,6 +122,7 @@ def test_against_float64_reference(worker, dtype):
         kernels = Kernels(worker, (0, source.randint(1, 1000)))
         kernels.scalar = source.random() < 0.2
         kernels.capability = source.choice((75, 80, 90))
+        kernels.multiprocessors = source.choice((1, 2, 132))
         layout = source.choice(('contiguous',) * 4 + ('fused', 'fused', 'transposed', 'sliced'))
         kernels.layout = lambda like: laid_out(like.shape, layout, like.dtype, None)
         check(kernels, problem, source.choice((None, None, 1.0, 0.07)))
@@ -198,7 +199,7 @@ def test_faster_kernels_wait_for_a_contiguous_gradient(worker, layouts, head_dim
         ((7, 7), 7, 1, 32, None),  # no patch with centered windows, by queries or keys
         ((14, 8), 7, 1, 32, -0.5),  # one row of patches with centered windows by queries
         ((22, 18), 7, 1, 32, None),  # the first by keys
-        ((31, 33), 7, 1, 32, 1.0),  # tiles of three bands, cut at the end
+        ((31, 33), 7, 1, 32, 1.0),  # a band that is cut at the end
         ((50, 15), 7, 1, 16, None),  # better with axes exchanged
         ((26, 53), 5, 1, 32, -1.0),
         ((38, 19), 3, 1, 8, None),
@@ -214,6 +215,31 @@ def test_small_windows(worker, spatial, kernel_size, dilation, head_dim, scale, 
             1, spatial, 2, head_dim, (kernel_size,) * 2, (dilation,) * 2, dtype, torch.float32, layouts
         )
         check(Kernels(worker, ORDERS[::2]), problem, scale)
+
+
+@pytest.mark.parametrize(
+    ('spatial', 'kernel_size', 'dilation', 'multiprocessors'),
+    [
+        ((25, 26), 7, 1, 1),  # whole strips, and a last band whose windows begin a band earlier
+        ((25, 26), 7, 1, 3),  # parts of strips
+        ((25, 26), 7, 1, 132),  # every band has a block, also that last one
+        ((18, 12), 7, 1, 132),
+        ((19, 29), 5, 1, 2),
+        ((17, 40), 3, 1, 132),
+        ((270, 9), 3, 1, 1),  # more bands than a word has bits
+        ((30, 42), 7, 4, 1),  # 8 rows and fewer, and blocks of several strips
+        ((19, 31), 7, 2, 1),  # 9 and 10 rows
+    ],
+)
+@pytest.mark.parametrize('capability', [75, 90])
+def test_strips(worker, spatial, kernel_size, dilation, multiprocessors, capability):
+    """The kernels for small windows: however strips are cut, and with less and more shared memory."""
+    layouts = ('fused', 'fused', 'fused', 'contiguous')
+    window = (kernel_size,) * 2, (dilation,) * 2
+    problem = Problem(2, spatial, 2, 32, *window, torch.float16, torch.float32, layouts)
+    kernels = Kernels(worker, ORDERS[1:], capability=capability, multiprocessors=multiprocessors)
+    check(kernels, problem)
+    assert kernels.family == 'small'
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def test_sanitizers_end_the_program(case, message):
             'block 0, thread 0: load_matrices_transposed: address is not in shared memory',
         ),
         ('copy_beyond', 'block 0, thread 0: copy_async: address is not in shared memory'),
-        ('copy_from_misaligned', 'block 0, thread 0: copy_async: global address is not aligned to the bytes copied'),
+        ('copy_from_misaligned', 'block 0, thread 0: copy_async: global address is not aligned'),
         ('no_blocks', 'launch: number of blocks'),
         ('too_much_shared_memory', 'launch: too much shared memory'),
         ('another_stream', "launch: not on the caller's stream"),

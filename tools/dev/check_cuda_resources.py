@@ -19,8 +19,12 @@ REPORT = Path(__file__).resolve().parents[2] / 'build/cuda/resources.txt'
 EXEMPT = {
     r'\bscalar_\w+': 'serve every head_dim, dtype and stride that the others do not',
 }
-# Bytes of stack and spills, by a pattern of name and architecture, that buy two blocks on a multiprocessor.
-TOLERATED = {r'\bsmall_forward_kernel<.*, 7, 14,.* 100$': 88}
+# Bytes of stack and spills, by patterns of name and architecture, that buy another block on a
+# multiprocessor: some words that are needed once a strip or a band.
+TOLERATED = {
+    r'\bsmall_(forward|query)_kernel<.*, 7, ': 72,
+    r'\bsmall_forward_kernel<.*, 7, 14,.* 100$': 110,
+}
 
 _ENTRY = re.compile(r"Compiling entry function '(?P<name>\w+)' for 'sm_(?P<architecture>\w+)'")
 _STACK = re.compile(r'(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads')

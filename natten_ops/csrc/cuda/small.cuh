@@ -196,20 +196,22 @@ struct Ring {
   }
   template <typename V, typename Load>
   NATTEN_OPS_DEVICE void load_first(Load load) {
-    load_next<V>(load);
-    if (V::kRows > 8) load_next<V>(load);
+    NATTEN_OPS_NO_UNROLL
+    for (int i = 0; i < (V::kRows > 8 ? 2 : 1); ++i) load_next<V>(load);
   }
   // Waits until the chunks before `end` are there; those before `begin` are no longer needed. Loads
-  // one in advance if there is room.
+  // one in advance if there is room; if not, the last one of these is loaded here.
   template <typename V, typename Load>
   NATTEN_OPS_DEVICE void go_to(int begin, int end, Load load) {
-    if (loaded < end) {
-      block_barrier();
-      load_next<V>(load);
-    }
-    copy_async_wait<0>();
+    const bool is_late = loaded < end;
+    if (!is_late) copy_async_wait<0>();
     block_barrier();
-    if (loaded < strip_of_block().chunks && 8 * (loaded + 1 - begin) <= rows) load_next<V>(load);
+    const bool has_room = 8 * (loaded + 1 - begin) <= rows;
+    if (is_late || (has_room && loaded < strip_of_block().chunks)) load_next<V>(load);
+    if (is_late) {
+      copy_async_wait<0>();
+      block_barrier();
+    }
   }
 };
 

@@ -97,7 +97,7 @@ template <typename V>
 NATTEN_OPS_DEVICE void add_to_table(const Tile& tile, int row,
                                     const BiasSums<V::kSize>& bias_sums) {
   // All is found once more, which takes no registers before.
-  const Own<V> own(tile, row, tile.begin[1] + 2 * (thread_index() / 32));
+  const Own<V> own(tile, row, column_of_warp(tile));
   const Span of_columns[2] = {partners<true>(V::kSize, own.columns[0], tile.count[1]),
                               partners<true>(V::kSize, own.columns[1], tile.count[1])};
   const int begin = first_partner_row<V, true>(tile, row);
@@ -127,7 +127,8 @@ struct OwnOfQueries {
     return {read(kQuery),
             read(kGradOutput),
             read(kOutput),
-            {*logsumexps.at(own.row, own.columns[0]), *logsumexps.at(own.row, own.columns[1])}};
+            {*logsumexps.at(own.row, own.columns[0]) * kLog2e,
+             *logsumexps.at(own.row, own.columns[1]) * kLog2e}};
   }
 };
 
@@ -189,7 +190,7 @@ small_query_kernel(const by_queries::Parameters parameters) {
       float logsumexp[2], delta[2];
       NATTEN_OPS_UNROLL
       for (int e = 0; e < 2; ++e) {
-        logsumexp[e] = tokens.logsumexp[e] * kLog2e;
+        logsumexp[e] = tokens.logsumexp[e];
         // The diagonal of a product holds the product of each token with itself.
         float products[4] = {};
         const uint32_t (&words)[4] = tokens.outputs.tokens[e][0].words;

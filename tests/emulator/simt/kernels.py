@@ -99,16 +99,17 @@ def _result(data: bytes, like: Tensor) -> Tensor:
 class Kernels:
     """How to call the kernels.
 
-    ``orders``, ``scalar``, ``capability`` and ``far`` are those of a Request; ``layout`` makes a tensor
-    that has the strides for a result like another one; ``family`` tells which kernels served the last call
-    ('small', 'matrix', 'staged' or 'scalar'), and ``contiguous_gradient_helps`` whether others than scalar
-    ones do if grad_output is contiguous.
+    ``orders``, ``scalar``, ``capability``, ``multiprocessors`` and ``far`` are those of a Request;
+    ``layout`` makes a tensor that has the strides for a result like another one; ``family`` tells which
+    kernels served the last call ('small', 'matrix', 'staged' or 'scalar'), and
+    ``contiguous_gradient_helps`` whether others than scalar ones do if grad_output is contiguous.
     """
 
     worker: Worker
     orders: tuple[int, ...] = (0,)
     scalar: bool = False
     capability: int = 90
+    multiprocessors: int = 2
     far: bool = False
     layout: Callable[[Tensor], Tensor] = lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype)
     family: str = 'none'
@@ -138,8 +139,9 @@ class Kernels:
             scale=scale,
         )
         dtype = DTYPES[query.dtype]
+        device = (self.capability, self.multiprocessors)
         answer = self.worker.run(
-            Request(function, problem, dtype, memory, self.orders, self.scalar, self.capability, self.far)
+            Request(function, problem, dtype, memory, self.orders, self.scalar, *device, self.far)
         )
         self.family = 'scalar' if self.scalar else answer.family
         self.contiguous_gradient_helps = answer.contiguous_gradient_helps

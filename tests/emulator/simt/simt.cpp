@@ -329,7 +329,7 @@ void multiply_add(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t
 
 void copy_async(void* shared, const void* global, bool valid, int bytes, const Call& call) {
   check_shared(shared, bytes, call);
-  if (!is_aligned(global, bytes)) fail(call, "global address is not aligned to the bytes copied");
+  if (!is_aligned(global, bytes)) fail(call, "global address is not aligned");
   Copy copy{static_cast<char*>(shared), {}, bytes, current().batches};
   if (valid) std::memcpy(copy.bytes, global, bytes);
   std::memset(shared, kPoison, bytes);

@@ -48,6 +48,7 @@ class Request:
     orders: tuple[int, ...]  # see simt_set_order
     scalar: bool  # the scalar kernels, whatever the problem
     capability: int
+    multiprocessors: int
     far: bool  # rows of (contiguous) tensors are to lie FAR bytes apart
 
 
@@ -222,6 +223,7 @@ def run(library: ctypes.CDLL, request: Request, order: int) -> Answer:
 
 def run_in_all_orders(library: ctypes.CDLL, request: Request) -> Answer:
     os.environ['NATTEN_OPS_SIMT_CAPABILITY'] = str(request.capability)
+    os.environ['NATTEN_OPS_SIMT_MULTIPROCESSORS'] = str(request.multiprocessors)
     first, *others = (run(library, request, order) for order in request.orders)
     for order, other in zip(request.orders[1:], others, strict=True):
         for name, result in other.results.items():

@@ -60,11 +60,11 @@ NATTEN_OPS_DEVICE void repeat_carefully(const Parameters& parameters, const Tile
   using Element = typename V::Element;
   const Common& common = parameters.common;
   const auto channels_of = [&](int tensor, int row, int column) {
-    const Plane<const Element> plane = {parameters.tensors[tensor], tensor};
+    const Plane<V, const Element> plane = {parameters.tensors[tensor], tensor};
     return OwnChannels<V>::of(common, plane, row, column);
   };
-  const Plane<const float> logsumexps = {parameters.tensors[kLogsumexp], kLogsumexp};
-  const Plane<Element> grad_queries = {parameters.tensors[kGradQuery], kGradQuery};
+  const Plane<V, const float> logsumexps = {parameters.tensors[kLogsumexp], kLogsumexp};
+  const Plane<V, Element> grad_queries = {parameters.tensors[kGradQuery], kGradQuery};
   visit_carefully<V, true>(common, tile, again, [&](const CarefulToken& token) {
     const auto query = channels_of(kQuery, token.row, token.column);
     const auto grad_output = channels_of(kGradOutput, token.row, token.column);
@@ -129,7 +129,7 @@ NATTEN_OPS_DEVICE Two* numbers_of(const Common& common, typename V::Element* reg
 template <typename V>
 NATTEN_OPS_DEVICE void copy_numbers(const Parameters& parameters, int row, int first_column,
                                     int columns, Two* to) {
-  const Plane<const Two> plane = {parameters.tensors[kNumbers], kNumbers};
+  const Plane<V, const Two> plane = {parameters.tensors[kNumbers], kNumbers};
   constexpr int kLanes = V::kIsFlat ? V::kThreads : 32;  // that share a row
   for (int at = thread_index() % kLanes; at < V::pitch(parameters.common); at += kLanes) {
     copy_async<sizeof(Two)>(to + at, plane.at(row, first_column + at), at < columns);
@@ -143,12 +143,12 @@ NATTEN_OPS_DEVICE void repeat_carefully(const Parameters& parameters, const Tile
   using Element = typename V::Element;
   const Common& common = parameters.common;
   const auto channels_of = [&](int tensor, int row, int column) {
-    const Plane<const Element> plane = {parameters.tensors[tensor], tensor};
+    const Plane<V, const Element> plane = {parameters.tensors[tensor], tensor};
     return OwnChannels<V>::of(common, plane, row, column);
   };
-  const Plane<const Two> numbers = {parameters.tensors[kNumbers], kNumbers};
-  const Plane<Element> grad_keys = {parameters.tensors[kGradKey], kGradKey};
-  const Plane<Element> grad_values = {parameters.tensors[kGradValue], kGradValue};
+  const Plane<V, const Two> numbers = {parameters.tensors[kNumbers], kNumbers};
+  const Plane<V, Element> grad_keys = {parameters.tensors[kGradKey], kGradKey};
+  const Plane<V, Element> grad_values = {parameters.tensors[kGradValue], kGradValue};
   visit_carefully<V, false>(common, tile, again, [&](const CarefulToken& token) {
     const auto key = channels_of(kKey, token.row, token.column);
     const auto value = channels_of(kValue, token.row, token.column);

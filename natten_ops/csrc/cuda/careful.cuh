@@ -16,7 +16,7 @@ struct OwnChannels {
 
   // Of a tensor's token.
   static NATTEN_OPS_DEVICE OwnChannels of(const Common& common,
-                                          const Plane<const typename V::Element>& plane, int row,
+                                          const Plane<V, const typename V::Element>& plane, int row,
                                           int column) {
     OwnChannels own;
     NATTEN_OPS_UNROLL
@@ -39,7 +39,7 @@ struct OwnChannels {
     for (int mask = 16; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
     return sum;
   }
-  NATTEN_OPS_DEVICE void store(const Common& common, const Plane<typename V::Element>& plane,
+  NATTEN_OPS_DEVICE void store(const Common& common, const Plane<V, typename V::Element>& plane,
                                int row, int column, float factor) const {
     NATTEN_OPS_UNROLL
     for (int i = 0; i < kCount; ++i) {
@@ -85,8 +85,10 @@ NATTEN_OPS_DEVICE void visit_carefully(const Common& common, const Tile& tile, u
     for (int i = 0; i < 16; ++i) {
       token.row = row + (V::kIsFlat ? 0 : i / 2);
       token.column = column + (V::kIsFlat ? i : i % 2);
-      if (token.row >= tile.end[0] || token.column >= tile.end[1]) continue;
-      token.down = partners<kOfQueries>(V::window(common, 0), token.row, tile.count[0]);
+      const ClassRows rows = ClassRows::at<V>(tile, row);
+      const int end = V::kIsStacked ? rows.first + rows.count : tile.end[0];
+      if (token.row >= end || token.column >= tile.end[1]) continue;
+      token.down = row_partners<V, kOfQueries>(common, tile, token.row);
       token.across = partners<kOfQueries>(V::window(common, 1), token.column, tile.count[1]);
       visit(token);
     }

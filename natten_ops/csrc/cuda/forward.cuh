@@ -38,11 +38,11 @@ NATTEN_OPS_DEVICE void repeat_carefully(const Parameters& parameters, const Tile
                                         uint32_t again) {
   using Element = typename V::Element;
   const Common& common = parameters.common;
-  const Plane<const Element> queries = {parameters.tensors[kQuery], kQuery};
-  const Plane<const Element> keys = {parameters.tensors[kKey], kKey};
-  const Plane<const Element> values = {parameters.tensors[kValue], kValue};
-  const Plane<Element> outputs = {parameters.tensors[kOutput], kOutput};
-  const Plane<float> logsumexps = {parameters.tensors[kLogsumexp], kLogsumexp};
+  const Plane<V, const Element> queries = {parameters.tensors[kQuery], kQuery};
+  const Plane<V, const Element> keys = {parameters.tensors[kKey], kKey};
+  const Plane<V, const Element> values = {parameters.tensors[kValue], kValue};
+  const Plane<V, Element> outputs = {parameters.tensors[kOutput], kOutput};
+  const Plane<V, float> logsumexps = {parameters.tensors[kLogsumexp], kLogsumexp};
   visit_carefully<V, true>(common, tile, again, [&](const CarefulToken& token) {
     const auto query = OwnChannels<V>::of(common, queries, token.row, token.column);
     // Calls visit(row, column, logit) for every key.

@@ -33,6 +33,7 @@ struct Variant {
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kStep = kSteps;
   static constexpr bool kIsFlat = kFlat, kHasNumbers = kNumbers, kHasWholePitch = true;
+  static constexpr bool kIsStacked = false;
 
   static NATTEN_OPS_HOST_DEVICE int window(const Common& common, int axis) {
     return common.windows[axis];
@@ -53,7 +54,7 @@ NATTEN_OPS_DEVICE Tile find_tile_again(const Common& common, int tile_of_block) 
 // Begins to copy a tensor's rows of a tile into its region.
 template <typename V>
 NATTEN_OPS_DEVICE void copy_rows(const Common& common, const Span& rows, const Span& columns,
-                                 const Plane<const typename V::Element>& plane,
+                                 const Plane<V, const typename V::Element>& plane,
                                  typename V::Element* region) {
   const int stride = row_stride<V>(common);
   for (int row = V::kIsFlat ? 0 : thread_index() / 32; row < common.tiling.region[0];

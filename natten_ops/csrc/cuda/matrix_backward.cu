@@ -169,7 +169,7 @@ matrix_query_kernel(const by_queries::Parameters parameters) {
       const Partners<V> keys_and_values(common, region, items.begin_row - rows.first,
                                         of_patch.begin - columns.first, item_stride<V>(common));
       const auto read = [&](int tensor) {
-        const Plane<const Element> plane = {parameters.tensors[tensor], tensor};
+        const Plane<V, const Element> plane = {parameters.tensors[tensor], tensor};
         return Cursor<V, const Element>(common, plane, own).read(common, plane.tensor, own);
       };
       uint32_t queries[V::kDim / 16][4], grad_outputs[V::kDim / 16][4];
@@ -177,8 +177,8 @@ matrix_query_kernel(const by_queries::Parameters parameters) {
       float logsumexp[2], delta[2];
       {
         const Channels<V> outputs = read(kOutput);
-        const Plane<const float> logsumexps = {parameters.tensors[kLogsumexp], kLogsumexp};
-        const Plane<Two> numbers = {parameters.tensors[kNumbers], kNumbers};
+        const Plane<V, const float> logsumexps = {parameters.tensors[kLogsumexp], kLogsumexp};
+        const Plane<V, Two> numbers = {parameters.tensors[kNumbers], kNumbers};
         NATTEN_OPS_UNROLL
         for (int e = 0; e < 2; ++e) {
           // The diagonal of a product holds the product of each token with itself.
@@ -206,7 +206,7 @@ matrix_query_kernel(const by_queries::Parameters parameters) {
                     has_bias ? table + (start.fragments - fragments) : nullptr, grad_queries);
       const float factors[2] = {static_cast<float>(common.problem.scale),
                                 static_cast<float>(common.problem.scale)};
-      const Plane<Element> plane = {parameters.tensors[kGradQuery], kGradQuery};
+      const Plane<V, Element> plane = {parameters.tensors[kGradQuery], kGradQuery};
       const bool finite = store_tokens<V>(
           common, plane.tensor, Cursor<V, Element>(common, plane, own), own, grad_queries, factors);
       repeat_unless(finite, (row - tile.begin[0]) / kPatchRows<V>);
@@ -332,13 +332,13 @@ matrix_key_kernel(const by_keys::Parameters parameters) {
         Partners<V>(common, region, at[0], at[1], item_stride<V>(common)),
         numbers_of<V>(common, region, at[0]) + at[1] + 2 * (thread_index() % 4)};
     const auto read = [&](int tensor, uint32_t flips, uint32_t (&fragments)[V::kDim / 16][4]) {
-      const Plane<const Element> plane = {tensors[tensor], tensor};
+      const Plane<V, const Element> plane = {tensors[tensor], tensor};
       as_patch<V>(common,
                   Cursor<V, const Element>(common, plane, own).read(common, plane.tensor, own),
                   flips, fragments);
     };
     const auto store = [&](int tensor, const float (&sums)[V::kDim / 8][4], float factor) {
-      const Plane<Element> plane = {tensors[tensor], tensor};
+      const Plane<V, Element> plane = {tensors[tensor], tensor};
       const float factors[2] = {factor, factor};
       return store_tokens<V>(common, plane.tensor, Cursor<V, Element>(common, plane, own), own,
                              sums, factors);

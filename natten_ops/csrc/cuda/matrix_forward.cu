@@ -148,7 +148,7 @@ matrix_forward_kernel(const Parameters parameters) {
                                         own, attended.outputs, factors);
     // Of the four threads of a row, thread e stores the number of token e.
     if (c == 0 ? own.exists[0] : c == 1 && own.exists[1]) {
-      const Plane<float> logsumexps = {parameters.tensors[kLogsumexp], kLogsumexp};
+      const Plane<V, float> logsumexps = {parameters.tensors[kLogsumexp], kLogsumexp};
       *logsumexps.at(own.row, c ? own.columns[1] : own.columns[0]) =
           ((c ? attended.base(common, 1) : attended.base(common, 0)) +
            fast_log2(c ? attended.sums[2] : attended.sums[0])) *

@@ -32,6 +32,25 @@ constexpr int kPatchRows = V::kIsFlat ? 1 : 8;
 template <typename V>
 constexpr int kPatchColumns = V::kIsFlat ? 16 : 2;
 
+// The rows of the residue class that a row is in.
+struct ClassRows {
+  int first, count;
+
+  template <typename V>
+  static NATTEN_OPS_DEVICE ClassRows at(const Tile& tile, int row) {
+    if constexpr (!V::kIsStacked) return {0, tile.count[0]};
+    return {row / 8 * 8, tile.count[0] - (row / 8 >= tile.full)};
+  }
+};
+
+// The partners of a token's row.
+template <typename V, bool kOfQueries>
+NATTEN_OPS_DEVICE Span row_partners(const Common& common, const Tile& tile, int row) {
+  const ClassRows rows = ClassRows::at<V>(tile, row);
+  const Span span = partners<kOfQueries>(V::window(common, 0), row - rows.first, rows.count);
+  return {span.first + rows.first, span.last + rows.first};
+}
+
 // A thread's two tokens of a patch. Another token stands in for one that does not exist.
 template <typename V>
 struct Own {
@@ -59,16 +78,13 @@ struct Own {
     if constexpr (V::kIsFlat) {
       row = first_row;
     } else {
+      const ClassRows rows = ClassRows::at<V>(tile, first_row);
+      const int end = V::kIsStacked ? rows.first + rows.count : tile.end[0];
       row = first_row + thread_index() % 32 / 4;
-      exists[0] = row < tile.end[0];
+      exists[0] = row < end;
       exists[1] = exists[0] && columns[0] != columns[1];
-      if (!exists[0]) row = tile.end[0] - 1;
+      if (!exists[0]) row = end - 1;
     }
-  }
-  // Of a patch whose tokens all exist.
-  NATTEN_OPS_DEVICE Own(int first_row, int column)
-      : row(first_row + thread_index() % 32 / 4), columns{column, column + 1}, exists{true, true} {
-    static_assert(!V::kIsFlat);
   }
 };
 
@@ -78,13 +94,14 @@ struct Own {
 // tile. Their first address is in shared memory, so that it takes no registers.
 constexpr int kPlaneBytes = 96, kFlagBytes = 32;  // at the beginning of a block's shared memory
 
-template <typename Element>
+template <typename V, typename Element>
 struct Plane {
   const Tensor& tensor;
   int number;
 
   NATTEN_OPS_DEVICE Element* at(int row, int column) const {
-    char* const data = reinterpret_cast<char**>(shared_memory())[number];
+    char* data = reinterpret_cast<char**>(shared_memory())[number];
+    if constexpr (V::kIsStacked) data += row / 8 * tensor.class_step;
     return reinterpret_cast<Element*>(data + int64_t(row) * tensor.step[0] +
                                       int64_t(column) * tensor.step[1]);
   }
@@ -156,8 +173,9 @@ NATTEN_OPS_HOST_DEVICE int row_stride(const Common& common) {
 // become zero. `columns` exist, none if the row does not. In one dimension all warps do this
 // together.
 template <typename V>
-NATTEN_OPS_DEVICE void copy_row(const Common& common, const Plane<const typename V::Element>& plane,
-                                int row, int first_column, int columns, typename V::Element* to) {
+NATTEN_OPS_DEVICE void copy_row(const Common& common,
+                                const Plane<V, const typename V::Element>& plane, int row,
+                                int first_column, int columns, typename V::Element* to) {
   using Element = typename V::Element;
   constexpr int kDim = V::kDim;
   const int lane = thread_index() % 32, column = lane / 4, chunk = lane % 4;
@@ -273,7 +291,7 @@ template <typename V, typename Element>
 struct Cursor {
   Element* at;
 
-  NATTEN_OPS_DEVICE Cursor(const Common& common, const Plane<Element>& plane, const Own<V>& own)
+  NATTEN_OPS_DEVICE Cursor(const Common& common, const Plane<V, Element>& plane, const Own<V>& own)
       : at(plane.at(own.row, own.columns[0]) +
            (thread_index() % 4 < common.chunks ? thread_index() % 4 * 8 : 0)) {}
 

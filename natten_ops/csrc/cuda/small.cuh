@@ -1,8 +1,8 @@
 // What the kernels for small windows share: 3, 5 or 7 keys on both axes, and head_dim up to 32.
 //
 // Windows are so small that 8 columns and 8 + kSize - 1 rows hold all keys of a patch; 8 rows do if
-// no residue class has more, as with the largest dilations. So the rows are unrolled, and a
-// thread's addresses in them differ by constants.
+// no residue class has more, as with the largest dilations. Then classes are stacked: each is a
+// band of a strip. So the rows are unrolled, and a thread's addresses in them differ by constants.
 //
 // A block's tiles are strips: as many columns as its warps have, and many bands. The block goes
 // down a strip, with the partners of one band after the other in shared memory: a ring of chunks of
@@ -37,7 +37,7 @@ struct Variant {
   static constexpr int kRows = kPartnerRows;  // of partners that are multiplied at once
   // Tokens of a region's row: those of the tile, kSize - 1 more, and one that products pass.
   static constexpr int kPitch = kWarps == 8 ? 24 : 20;
-  static constexpr bool kIsFlat = false, kHasNumbers = kNumbers;
+  static constexpr bool kIsFlat = false, kHasNumbers = kNumbers, kIsStacked = kRows == 8;
   static constexpr bool kHasWholePitch = kPitch % 8 == 0;
   static_assert(kSize % 2 == 1 && kSize <= 7, "two windows side by side take up to 8 columns");
   static_assert(kWarps <= 8 && 2 * kWarps + kSize <= kPitch);
@@ -53,7 +53,7 @@ struct Variant {
 // windows of the last few rows may begin earlier; then it is 8 rows before that.
 template <typename V, bool kOfQueries>
 NATTEN_OPS_DEVICE int first_partner_row(const Tile& tile, int row) {
-  if (V::kRows == 8) return 0;
+  if (V::kIsStacked) return row;
   const int usual = row - V::kSize / 2;
   const bool is_early =
       kOfQueries && partners<kOfQueries>(V::kSize, row, tile.count[0]).first < usual;
@@ -63,7 +63,7 @@ NATTEN_OPS_DEVICE int first_partner_row(const Tile& tile, int row) {
 // Whether a band's tokens all exist, with as many partner rows before as after them.
 template <typename V>
 NATTEN_OPS_DEVICE bool has_centered_rows(const Tile& tile, int row) {
-  return row >= V::kSize / 2 && row + 8 <= tile.count[0] - V::kSize / 2;
+  return !V::kIsStacked && row >= V::kSize / 2 && row + 8 <= tile.count[0] - V::kSize / 2;
 }
 
 // A strip or a part of one. It is in shared memory, as registers are short.
@@ -87,8 +87,8 @@ struct Strip {
     rest = common.residues[1].split(residues[1]);
     uint32_t column = rest;
     rest = common.tiles[1].split(column);
-    residues[0] = rest;
-    tile.batch = common.residues[0].split(residues[0]);
+    residues[0] = V::kIsStacked ? 0 : rest;
+    tile.batch = V::kIsStacked ? rest : common.residues[0].split(residues[0]);
     tile.head = head;
     NATTEN_OPS_UNROLL
     for (int axis = 0; axis < 2; ++axis) {
@@ -98,17 +98,24 @@ struct Strip {
           residues[axis]));
       tile.begin[axis] = axis ? static_cast<int>(column) * common.tiling.tile[1] : 8 * band;
       tile.end[axis] = tile.begin[axis] + (axis ? common.tiling.tile[1] : 8 * bands);
-      if (tile.end[axis] > tile.count[axis]) tile.end[axis] = tile.count[axis];
+      if ((axis || !V::kIsStacked) && tile.end[axis] > tile.count[axis]) {
+        tile.end[axis] = tile.count[axis];
+      }
+    }
+    if (V::kIsStacked) {
+      const int64_t others = int64_t(tile.count[0] - 1) * problem.dilation[0];
+      tile.full = static_cast<int>(problem.length[0] - others);
     }
     if (tile.begin[0] >= tile.end[0] || tile.begin[1] >= tile.end[1]) return false;
     strip.columns = partners<V, kOfQueries>(common, tile, 1);
-    strip.last_row = partners<V, kOfQueries>(common, tile, 0).last;
+    strip.last_row =
+        V::kIsStacked ? tile.end[0] - 1 : partners<V, kOfQueries>(common, tile, 0).last;
     strip.first = first_partner_row<V, kOfQueries>(tile, tile.begin[0]);
     const int last_band = tile.begin[0] + (tile.end[0] - tile.begin[0] - 1) / 8 * 8;
     const int last_chunk = (first_partner_row<V, kOfQueries>(tile, last_band) - strip.first) / 8;
     // Bands end in the chunk after the one that they begin in. The queries of the last keys may go
     // on.
-    strip.chunks = V::kRows == 8 ? 1 : last_chunk + (kOfQueries ? 2 : 3);
+    strip.chunks = last_chunk + (V::kIsStacked ? 1 : kOfQueries ? 2 : 3);
     return true;
   }
 };
@@ -170,13 +177,13 @@ NATTEN_OPS_DEVICE bool next_strip(const Common& common, const Tensor (&tensors)[
 
 // The chunks of a strip's partners in shared memory.
 struct Ring {
-  int rows;    // 24, or 16 if shared memory is short, or 8 if a chunk is enough
+  int rows;    // 24, or 16 if shared memory is short
   int loaded;  // chunks
 
   NATTEN_OPS_DEVICE int chunk_of(int row) const { return (row - strip_of_block().first) / 8; }
   // The row of shared memory that a chunk begins at.
   NATTEN_OPS_DEVICE int place_of(int chunk) const {
-    return 8 * (rows == 24 ? chunk % 3 : rows == 16 ? chunk % 2 : 0);
+    return 8 * (rows == 24 ? chunk % 3 : chunk % 2);
   }
   // From rows that follow one another in shared memory to where those of the next chunk really are.
   NATTEN_OPS_DEVICE int wrap_of(int chunk) const { return place_of(chunk) + 8 < rows ? 0 : -rows; }
@@ -189,7 +196,9 @@ struct Ring {
     NATTEN_OPS_NO_UNROLL
     for (int i = thread_index() / 32; i < 8; i += V::kWarps) {
       const int row = strip.first + 8 * loaded + i;
-      load(row, row >= 0 && row <= strip.last_row ? strip.columns.size() : 0, place + i);
+      bool exists = row >= 0 && row <= strip.last_row;
+      if constexpr (V::kIsStacked) exists = i < ClassRows::at<V>(strip.tile, row).count;
+      load(row, exists ? strip.columns.size() : 0, place + i);
     }
     ++loaded;
     copy_async_commit();
@@ -197,16 +206,20 @@ struct Ring {
   template <typename V, typename Load>
   NATTEN_OPS_DEVICE void load_first(Load load) {
     NATTEN_OPS_NO_UNROLL
-    for (int i = 0; i < (V::kRows > 8 ? 2 : 1); ++i) load_next<V>(load);
+    for (int i = 0; i < 2; ++i) {
+      if (!V::kIsStacked || loaded < strip_of_block().chunks) load_next<V>(load);
+    }
   }
-  // Waits until the chunks before `end` are there; those before `begin` are no longer needed. Loads
-  // one in advance if there is room; if not, the last one of these is loaded here.
+  // Waits until the chunks of products that begin with a chunk are there; those before `needed` are
+  // not needed any more. Loads one in advance if there is room; if not, the last one is loaded
+  // here.
   template <typename V, typename Load>
-  NATTEN_OPS_DEVICE void go_to(int begin, int end, Load load) {
+  NATTEN_OPS_DEVICE void go_to(int needed, int chunk, Load load) {
+    const int end = chunk + (V::kIsStacked ? 1 : 2);
     const bool is_late = loaded < end;
     if (!is_late) copy_async_wait<0>();
     block_barrier();
-    const bool has_room = 8 * (loaded + 1 - begin) <= rows;
+    const bool has_room = 8 * (loaded + 1 - needed) <= rows;
     if (is_late || (has_room && loaded < strip_of_block().chunks)) load_next<V>(load);
     if (is_late) {
       copy_async_wait<0>();
@@ -390,14 +403,15 @@ bool find_tiling(const Problem& problem, Bytes bytes, Tiling& tiling) {
        most -= 2) {
     choose_tiles<kOfQueries>(problem, 1, most, 2, tiling);
   }
-  const int bands = (positions(problem, 0) + 7) / 8;
+  const int bands =
+      V::kIsStacked ? static_cast<int>(problem.dilation[0]) : (positions(problem, 0) + 7) / 8;
   tiling.tile[0] = 8;
   tiling.tiles[0] = bands;
-  tiling.region[0] = V::kRows == 8 ? 8 : 24;
-  if (bytes(tiling) > limit && V::kRows > 8) tiling.region[0] = 16;
+  tiling.region[0] = 24;
+  if (bytes(tiling) > limit) tiling.region[0] = 16;
   const int64_t needed = bytes(tiling);
-  const int64_t strips =
-      problem.batch * problem.dilation[0] * problem.dilation[1] * tiling.tiles[1];
+  const int64_t strips = problem.batch * (V::kIsStacked ? 1 : problem.dilation[0]) *
+                         problem.dilation[1] * tiling.tiles[1];
   const int64_t all = strips * bands;  // of a head
   if (needed > limit || all > INT32_MAX) return false;
   const int64_t at_once = multiprocessors() * (needed <= share ? V::kBlocks : 1);

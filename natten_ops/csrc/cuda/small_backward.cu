@@ -94,14 +94,14 @@ NATTEN_OPS_DEVICE float* table_of_warp(int warp) {
 
 // Adds the sums of the patches that end with that of a band to the table of the warp.
 template <typename V>
-NATTEN_OPS_DEVICE void add_to_table(const Tile& tile, int row,
+NATTEN_OPS_DEVICE void add_to_table(const Common& common, const Tile& tile, int row,
                                     const BiasSums<V::kSize>& bias_sums) {
   // All is found once more, which takes no registers before.
   const Own<V> own(tile, row, column_of_warp(tile));
   const Span of_columns[2] = {partners<true>(V::kSize, own.columns[0], tile.count[1]),
                               partners<true>(V::kSize, own.columns[1], tile.count[1])};
   const int begin = first_partner_row<V, true>(tile, row);
-  const uint32_t rows = rows_of(partners<true>(V::kSize, own.row, tile.count[0]), begin);
+  const uint32_t rows = rows_of(row_partners<V, true>(common, tile, own.row), begin);
   const Entries entries = Entries::at<V>(own, begin, of_columns[0].first, rows, of_columns);
   NATTEN_OPS_UNROLL
   for (int i = 0; i < V::kRows; ++i) {
@@ -119,11 +119,11 @@ struct OwnOfQueries {
                                              const Own<V>& own) {
     using namespace by_queries;
     const auto read = [&](int tensor) {
-      const Plane<const typename V::Element> plane = {parameters.tensors[tensor], tensor};
+      const Plane<V, const typename V::Element> plane = {parameters.tensors[tensor], tensor};
       return Cursor<V, const typename V::Element>(parameters.common, plane, own)
           .read(parameters.common, plane.tensor, own);
     };
-    const Plane<const float> logsumexps = {parameters.tensors[kLogsumexp], kLogsumexp};
+    const Plane<V, const float> logsumexps = {parameters.tensors[kLogsumexp], kLogsumexp};
     return {read(kQuery),
             read(kGradOutput),
             read(kOutput),
@@ -168,14 +168,14 @@ small_query_kernel(const by_queries::Parameters parameters) {
     // In the loop, nearly all is found once more for each band, as registers are short.
     for (int row = tile.begin[0]; row < tile.end[0]; row += 8) {
       const int begin = first_partner_row<V, true>(tile, row), chunk = ring.chunk_of(begin);
-      ring.go_to<V>(chunk, chunk + (kRows > 8 ? 2 : 1), load);
+      ring.go_to<V>(chunk, chunk, load);
       const int column = column_of_warp(tile);
       if (column >= tile.end[1]) continue;
       const Own<V> own(tile, row, column);
       const float* pair =
           has_centered_columns<V, true>(tile, column) ? centered_pair() : own_pair<V>(0);
       Start start =
-          Start::at<V>(pair, own.row, begin, partners<true>(kSize, own.row, tile.count[0]));
+          Start::at<V>(pair, own.row, begin, row_partners<V, true>(common, tile, own.row));
       if (!own.exists[0]) start.rows = 0;
       const int region_column =
           partners<true>(kSize, column, tile.count[1]).first - strip.columns.first;
@@ -199,7 +199,7 @@ small_query_kernel(const by_queries::Parameters parameters) {
         delta[e] = shuffle(g % 2 ? products[2 * e + 1] : products[2 * e], 4 * g + g / 2);
       }
       if (c == 0 ? own.exists[0] : c == 1 && own.exists[1]) {
-        *Plane<Two>{parameters.tensors[kNumbers], kNumbers}.at(
+        *Plane<V, Two>{parameters.tensors[kNumbers], kNumbers}.at(
             own.row, c ? own.columns[1] : own.columns[0]) = {
             {c ? logsumexp[1] : logsumexp[0], c ? -delta[1] : -delta[0]}};
       }
@@ -238,13 +238,13 @@ small_query_kernel(const by_queries::Parameters parameters) {
       }
       const float factors[2] = {static_cast<float>(common.problem.scale),
                                 static_cast<float>(common.problem.scale)};
-      const Plane<Element> plane = {parameters.tensors[kGradQuery], kGradQuery};
+      const Plane<V, Element> plane = {parameters.tensors[kGradQuery], kGradQuery};
       const bool finite =
           store_tokens<V>(common, plane.tensor, Cursor<V, Element>(common, plane, own_again),
                           own_again, grad_queries, factors);
       repeat_unless(finite, (row - tile.begin[0]) / 8);
       if (is_last || !has_centered_rows<V>(tile, row) || !has_centered_rows<V>(tile, row + 8)) {
-        add_to_table<V>(tile, row, bias_sums);
+        add_to_table<V>(common, tile, row, bias_sums);
         clear(bias_sums);
       }
     }
@@ -317,7 +317,7 @@ struct OwnOfKeys {
                                           const Own<V>& own) {
     using namespace by_keys;
     const auto read = [&](int tensor) {
-      const Plane<const typename V::Element> plane = {parameters.tensors[tensor], tensor};
+      const Plane<V, const typename V::Element> plane = {parameters.tensors[tensor], tensor};
       return Cursor<V, const typename V::Element>(parameters.common, plane, own)
           .read(parameters.common, plane.tensor, own);
     };
@@ -364,15 +364,15 @@ small_key_kernel(const by_keys::Parameters parameters) {
       clear(gradients.keys);
       clear(gradients.values);
       const int first = first_partner_row<V, false>(tile, row);
-      const int end = partners<V, false>(common, tile, 0, row, 8).last + 1;
+      const int end = V::kIsStacked ? first : partners<V, false>(common, tile, 0, row, 8).last + 1;
       // Mostly once, but the last keys have queries in the next chunk, too.
       for (int begin = first; begin == first || end > begin + kRows - 8; begin += 8) {
         const int chunk = ring.chunk_of(begin);
-        ring.go_to<V>(ring.chunk_of(first), chunk + (kRows > 8 ? 2 : 1), load);
+        ring.go_to<V>(ring.chunk_of(first), chunk, load);
         const int column = column_of_warp(tile);
         if (column >= tile.end[1]) continue;
         const Own<V> own(tile, row, column);
-        Span of_row = partners<false>(kSize, own.row, tile.count[0]);
+        Span of_row = row_partners<V, false>(common, tile, own.row);
         const int done_rows = begin == first ? first : first + kRows;
         if (of_row.first < done_rows) of_row.first = done_rows;
         if (of_row.last > begin + kRows - 1) of_row.last = begin + kRows - 1;
@@ -401,7 +401,7 @@ small_key_kernel(const by_keys::Parameters parameters) {
         tokens = OwnOfKeys<V>::read(parameters, Own<V>(tile, row + 8, column_of_warp(tile)));
       }
       const auto store = [&](int tensor, const float (&sums)[4][4], float factor) {
-        const Plane<Element> plane = {tensors[tensor], tensor};
+        const Plane<V, Element> plane = {tensors[tensor], tensor};
         const float factors[2] = {factor, factor};
         return store_tokens<V>(common, plane.tensor, Cursor<V, Element>(common, plane, own), own,
                                sums, factors);

@@ -45,7 +45,7 @@ small_forward_kernel(const Parameters parameters) {
     ring.load_first<V>(load);
 
     const auto read_queries = [&](const Own<V>& own) {
-      const Plane<const Element> plane = {parameters.tensors[kQuery], kQuery};
+      const Plane<V, const Element> plane = {parameters.tensors[kQuery], kQuery};
       return Cursor<V, const Element>(common, plane, own).read(common, plane.tensor, own);
     };
     Channels<V> queries;
@@ -58,14 +58,14 @@ small_forward_kernel(const Parameters parameters) {
     // In the loop, nearly all is found once more for each band, as registers are short.
     for (int row = tile.begin[0]; row < tile.end[0]; row += 8) {
       const int begin = first_partner_row<V, true>(tile, row), chunk = ring.chunk_of(begin);
-      ring.go_to<V>(chunk, chunk + (kRows > 8 ? 2 : 1), load);
+      ring.go_to<V>(chunk, chunk, load);
       const int column = column_of_warp(tile);
       if (column >= tile.end[1]) continue;
       const Own<V> own(tile, row, column);
       const float* pair =
           has_centered_columns<V, true>(tile, column) ? centered_pair() : own_pair<V>(0);
       const Start start =
-          Start::at<V>(pair, own.row, begin, partners<true>(kSize, own.row, tile.count[0]));
+          Start::at<V>(pair, own.row, begin, row_partners<V, true>(common, tile, own.row));
       const int region_column =
           partners<true>(kSize, column, tile.count[1]).first - strip.columns.first;
       const Partners<V> keys_and_values(common, region, ring.place_of(chunk), region_column,
@@ -113,14 +113,14 @@ small_forward_kernel(const Parameters parameters) {
 
       const float factors[2] = {fast_reciprocal(sums[0]), fast_reciprocal(sums[2])};
       const Own<V> own_again(tile, row, column_of_warp(tile));
-      const Plane<Element> plane = {parameters.tensors[kOutput], kOutput};
+      const Plane<V, Element> plane = {parameters.tensors[kOutput], kOutput};
       const bool finite =
           store_tokens<V>(common, plane.tensor, Cursor<V, Element>(common, plane, own_again),
                           own_again, outputs, factors);
       // Of the four threads of a row, thread e stores the number of token e.
       const int c = thread_index() % 4;
       if (c == 0 ? own_again.exists[0] : c == 1 && own_again.exists[1]) {
-        const Plane<float> logsumexps = {parameters.tensors[kLogsumexp], kLogsumexp};
+        const Plane<V, float> logsumexps = {parameters.tensors[kLogsumexp], kLogsumexp};
         *logsumexps.at(own_again.row, own_again.columns[0] + c) =
             ((c ? base[1] : base[0]) + fast_log2(c ? sums[2] : sums[0])) * kLn2;
       }

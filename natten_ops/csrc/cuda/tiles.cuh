@@ -5,7 +5,9 @@
 //   V::Element, kDim (32, 64 or 128 channels), kWarps, kThreads;
 //   kIsFlat: one dimension, patches are 16 tokens of a row, not 8 x 2;
 //   kHasNumbers: after a region's row come two numbers of each of its tokens;
-//   window(common, axis), pitch(common); kHasWholePitch: the pitch is a multiple of 8.
+//   window(common, axis), pitch(common); kHasWholePitch: the pitch is a multiple of 8;
+//   kIsStacked: no residue class has more than 8 rows, and a tile has several of them, one below
+//   the other: row r is row r % 8 of class r / 8.
 #pragma once
 
 #include <initializer_list>
@@ -63,7 +65,8 @@ struct Tile {
   int64_t batch;
   int head;
   int residue[2];
-  int count[2];  // tokens of the residue class on each axis
+  int count[2];  // tokens of the residue class on each axis; if stacked, the most rows of a class
+  int full;      // if stacked, classes with as many rows; others have one less
   int begin[2], end[2];
 };
 
@@ -124,7 +127,8 @@ struct Divisor {
 struct Tensor {
   char* data;
   int64_t batch_stride, head_stride, axis_stride[2];
-  int step[2];  // between neighbors of a residue class
+  int64_t class_step;  // of stacked rows: from where row 8 would be to where it is
+  int step[2];         // between neighbors of a residue class
 
   Tensor() = default;
   Tensor(const Problem& problem, const TensorView& view, int64_t size)
@@ -135,6 +139,7 @@ struct Tensor {
       axis_stride[axis] = view.axis_stride[axis] * size;
       step[axis] = static_cast<int>(axis_stride[axis] * problem.dilation[axis]);
     }
+    class_step = axis_stride[0] - 8 * int64_t(step[0]);
   }
 };
 

@@ -218,25 +218,27 @@ def test_small_windows(worker, spatial, kernel_size, dilation, head_dim, scale, 
 
 
 @pytest.mark.parametrize(
-    ('spatial', 'kernel_size', 'dilation', 'multiprocessors'),
+    ('spatial', 'kernel_size', 'dilation', 'heads', 'multiprocessors'),
     [
-        ((25, 26), 7, 1, 1),  # whole strips, and a last band whose windows begin a band earlier
-        ((25, 26), 7, 1, 3),  # parts of strips
-        ((25, 26), 7, 1, 132),  # every band has a block, also that last one
-        ((18, 12), 7, 1, 132),
-        ((19, 29), 5, 1, 2),
-        ((17, 40), 3, 1, 132),
-        ((270, 9), 3, 1, 1),  # more bands than a word has bits
-        ((30, 42), 7, 4, 1),  # 8 rows and fewer, and blocks of several strips
-        ((19, 31), 7, 2, 1),  # 9 and 10 rows
+        ((25, 26), 7, (1, 1), 2, 1),  # whole strips; a last band whose windows begin a band earlier
+        ((25, 26), 7, (1, 1), 2, 3),  # parts of strips
+        ((25, 26), 7, (1, 1), 2, 132),  # every band has a block, also that last one
+        ((18, 12), 7, (1, 1), 5, 1),  # more heads than blocks that run at once
+        ((18, 12), 7, (1, 1), 2, 132),
+        ((19, 29), 5, (1, 1), 2, 2),
+        ((17, 40), 3, (1, 1), 2, 132),
+        ((270, 9), 3, (1, 1), 2, 1),  # more bands than a word has bits
+        ((30, 42), 7, (4, 4), 2, 1),  # stacked: classes of 8 rows and of 7
+        ((236, 15), 7, (33, 2), 1, 1),  # more of them than a word has bits
+        ((19, 31), 7, (2, 2), 2, 1),  # 9 and 10 rows
     ],
 )
 @pytest.mark.parametrize('capability', [75, 90])
-def test_strips(worker, spatial, kernel_size, dilation, multiprocessors, capability):
+def test_strips(worker, spatial, kernel_size, dilation, heads, multiprocessors, capability):
     """The kernels for small windows: however strips are cut, and with less and more shared memory."""
     layouts = ('fused', 'fused', 'fused', 'contiguous')
-    window = (kernel_size,) * 2, (dilation,) * 2
-    problem = Problem(2, spatial, 2, 32, *window, torch.float16, torch.float32, layouts)
+    window = (kernel_size,) * 2, dilation
+    problem = Problem(2, spatial, heads, 32, *window, torch.float16, torch.float32, layouts)
     kernels = Kernels(worker, ORDERS[1:], capability=capability, multiprocessors=multiprocessors)
     check(kernels, problem)
     assert kernels.family == 'small'

@@ -161,6 +161,7 @@ def test_sanitizers_end_the_program(case, message):
         ),
         ('copy_beyond', 'block 0, thread 0: copy_async: address is not in shared memory'),
         ('copy_from_misaligned', 'block 0, thread 0: copy_async: global address is not aligned'),
+        ('copy_twice', 'block 0, thread 0: copy_async: bytes that a copy is under way to'),
         ('no_blocks', 'launch: number of blocks'),
         ('too_much_shared_memory', 'launch: too much shared memory'),
         ('another_stream', "launch: not on the caller's stream"),

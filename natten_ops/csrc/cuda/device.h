@@ -165,11 +165,6 @@ NATTEN_OPS_DEVICE float fast_reciprocal(float x) {
 // The larger number; if one is NaN, the other one.
 NATTEN_OPS_DEVICE float larger(float x, float y) { return fmaxf(x, y); }
 
-// Fetches the cache line at an address of global memory into the second-level cache.
-NATTEN_OPS_DEVICE void prefetch(const void* global) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
-}
-
 // Copies 16 or 8 bytes from global to shared memory, both aligned to as much. If `valid` is false,
 // writes zeros and does not read `global`. The bytes are there after copy_async_wait and then a
 // barrier.

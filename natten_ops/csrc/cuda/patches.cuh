@@ -8,9 +8,9 @@
 //
 // A block computes a tile of patches. A tile has one or more bands, rows of patches; a warp
 // computes the same columns of every band. The region of all partners of the tile is in shared
-// memory: a row has pitch() tokens of one tensor, then of another, in an order that lets eight
-// neighbors be read at once (shared_offset). A thread's addresses in different rows differ by the
-// same numbers. Tokens beyond the feature map are zero.
+// memory (in small.cuh, a part of it): a row has pitch() tokens of one tensor, then of another, in
+// an order that lets eight neighbors be read at once (shared_offset). A thread's addresses in
+// different rows differ by the same numbers. Tokens beyond the feature map are zero.
 //
 // Bias and mask are what the sums of products start from, see matrix.cuh and
 // small.cuh: bias / scale if a token is a partner, -infinity if not. A product times the scale is
@@ -68,19 +68,11 @@ struct Own {
         if (!exists[e]) columns[e] = tile.end[1] - 1;
       }
     } else {
-      columns[0] = column;
-      columns[1] = column + 1 < tile.end[1] ? column + 1 : column;
-      go_to(tile, first_row);
-    }
-  }
-  // In the same columns.
-  NATTEN_OPS_DEVICE void go_to(const Tile& tile, int first_row) {
-    if constexpr (V::kIsFlat) {
-      row = first_row;
-    } else {
       const ClassRows rows = ClassRows::at<V>(tile, first_row);
       const int end = V::kIsStacked ? rows.first + rows.count : tile.end[0];
-      row = first_row + thread_index() % 32 / 4;
+      row = first_row + g;
+      columns[0] = column;
+      columns[1] = column + 1 < tile.end[1] ? column + 1 : column;
       exists[0] = row < end;
       exists[1] = exists[0] && columns[0] != columns[1];
       if (!exists[0]) row = end - 1;
@@ -286,7 +278,7 @@ struct Channels {
   Words tokens[2][V::kDim / 32];
 };
 
-// The thread's first token, from channel 8 (lane % 4) on, while a warp goes from band to band.
+// The thread's first token, from channel 8 (lane % 4) on.
 template <typename V, typename Element>
 struct Cursor {
   Element* at;
@@ -295,10 +287,6 @@ struct Cursor {
       : at(plane.at(own.row, own.columns[0]) +
            (thread_index() % 4 < common.chunks ? thread_index() % 4 * 8 : 0)) {}
 
-  // To the next band, if the token there exists.
-  NATTEN_OPS_DEVICE void advance(const Tensor& tensor, bool exists) {
-    if (exists) at = ahead(at, int64_t(8) * tensor.step[0]);
-  }
   NATTEN_OPS_DEVICE Element* second(const Tensor& tensor, const Own<V>& own) const {
     return ahead(at, (own.columns[1] - own.columns[0]) * int64_t(tensor.step[1]));
   }
@@ -314,11 +302,6 @@ struct Cursor {
       channels.tokens[1][quad] = *reinterpret_cast<const Words*>(next + from);
     }
     return channels;
-  }
-  // Begins to fetch what read() will read.
-  NATTEN_OPS_DEVICE void prefetch_tokens(const Tensor& tensor, const Own<V>& own) const {
-    prefetch(at);
-    prefetch(second(tensor, own));
   }
 };
 

@@ -112,10 +112,11 @@ struct Strip {
         V::kIsStacked ? tile.end[0] - 1 : partners<V, kOfQueries>(common, tile, 0).last;
     strip.first = first_partner_row<V, kOfQueries>(tile, tile.begin[0]);
     const int last_band = tile.begin[0] + (tile.end[0] - tile.begin[0] - 1) / 8 * 8;
-    const int last_chunk = (first_partner_row<V, kOfQueries>(tile, last_band) - strip.first) / 8;
-    // Bands end in the chunk after the one that they begin in. The queries of the last keys may go
-    // on.
-    strip.chunks = last_chunk + (V::kIsStacked ? 1 : kOfQueries ? 2 : 3);
+    const int last_begin = first_partner_row<V, kOfQueries>(tile, last_band);
+    // Bands end in the chunk after the one that they begin in. The last keys may have queries
+    // beyond.
+    strip.chunks = (last_begin - strip.first) / 8 +
+                   (V::kIsStacked ? 1 : 2 + (strip.last_row >= last_begin + V::kRows));
     return true;
   }
 };
@@ -210,23 +211,50 @@ struct Ring {
       if (!V::kIsStacked || loaded < strip_of_block().chunks) load_next<V>(load);
     }
   }
-  // Waits until the chunks of products that begin with a chunk are there; those before `needed` are
-  // not needed any more. Loads one in advance if there is room; if not, the last one is loaded
-  // here.
+  // Waits for the chunks of products that begin with a chunk; none before it are needed any more.
+  // Then loads one in advance, if there is room.
   template <typename V, typename Load>
-  NATTEN_OPS_DEVICE void go_to(int needed, int chunk, Load load) {
+  NATTEN_OPS_DEVICE void go_to(int chunk, Load load) {
     const int end = chunk + (V::kIsStacked ? 1 : 2);
-    const bool is_late = loaded < end;
-    if (!is_late) copy_async_wait<0>();
+    const bool is_late = loaded < end;  // there was no room
+    if (V::kIsStacked && loaded > end) {
+      copy_async_wait<1>();
+    } else if (!is_late) {
+      copy_async_wait<0>();
+    }
     block_barrier();
-    const bool has_room = 8 * (loaded + 1 - needed) <= rows;
-    if (is_late || (has_room && loaded < strip_of_block().chunks)) load_next<V>(load);
+    const bool has_room = loaded < strip_of_block().chunks && 8 * (loaded + 1 - chunk) <= rows;
+    if (is_late || has_room) load_next<V>(load);
     if (is_late) {
       copy_async_wait<0>();
       block_barrier();
     }
   }
 };
+
+// Begins to copy a row of partners: of two tensors, side by side.
+template <typename V, int kCount>
+NATTEN_OPS_DEVICE void copy_two(const Common& common, const Tensor (&tensors)[kCount], int first,
+                                int second, int row, int columns, typename V::Element* to) {
+  const int first_column = strip_of_block().columns.first;
+  copy_row<V>(common, {tensors[first], first}, row, first_column, columns, to);
+  copy_row<V>(common, {tensors[second], second}, row, first_column, columns,
+              to + row_elements<V>(common));
+}
+
+// A patch's own tokens of a tensor.
+template <typename V, int kCount>
+NATTEN_OPS_DEVICE Channels<V> read_own(const Common& common, const Tensor (&tensors)[kCount],
+                                       int tensor, const Own<V>& own) {
+  const Plane<V, const typename V::Element> plane = {tensors[tensor], tensor};
+  return Cursor<V, const typename V::Element>(common, plane, own).read(common, plane.tensor, own);
+}
+
+// From a row of products to the i-th after it, in a region whose rows from 8 on are `wrap` further.
+template <typename V>
+NATTEN_OPS_DEVICE int row_offset(const Common& common, int i, int wrap) {
+  return (i + (i < 8 ? 0 : wrap)) * row_stride<V>(common);
+}
 
 // ---- Bias ----
 
@@ -266,7 +294,7 @@ struct PairsOf {
 };
 constexpr int kPairsOfBytes = 8 * sizeof(PairsOf);
 
-// The queries of two keys can take 15 columns, the keys of two queries 8.
+// The queries of two keys can take 14 columns, the keys of two queries 8.
 template <typename V>
 constexpr int kOwnPairs = V::kHasNumbers ? 2 : 1;
 template <typename V>
@@ -398,14 +426,12 @@ template <typename V, bool kOfQueries, typename Bytes>
 bool find_tiling(const Problem& problem, Bytes bytes, Tiling& tiling) {
   constexpr double kBandsToWait = 0.5;  // what the beginning of a strip costs
   const int64_t limit = shared_memory_limit();
-  const int64_t share = shared_memory_of_multiprocessor() / V::kBlocks - kReservedShared;
   for (int most = 2 * V::kWarps; most == 2 * V::kWarps || tiling.region[1] >= V::kPitch;
        most -= 2) {
     choose_tiles<kOfQueries>(problem, 1, most, 2, tiling);
   }
   const int bands =
       V::kIsStacked ? static_cast<int>(problem.dilation[0]) : (positions(problem, 0) + 7) / 8;
-  tiling.tile[0] = 8;
   tiling.tiles[0] = bands;
   tiling.region[0] = 24;
   if (bytes(tiling) > limit) tiling.region[0] = 16;
@@ -413,8 +439,10 @@ bool find_tiling(const Problem& problem, Bytes bytes, Tiling& tiling) {
   const int64_t strips = problem.batch * (V::kIsStacked ? 1 : problem.dilation[0]) *
                          problem.dilation[1] * tiling.tiles[1];
   const int64_t all = strips * bands;  // of a head
-  if (needed > limit || all > INT32_MAX) return false;
-  const int64_t at_once = multiprocessors() * (needed <= share ? V::kBlocks : 1);
+  if (needed > limit || all < 1 || all > INT32_MAX) return false;
+  int64_t blocks = shared_memory_of_multiprocessor() / (needed + kReservedShared);
+  blocks = blocks < 1 ? 1 : blocks > V::kBlocks ? V::kBlocks : blocks;
+  const int64_t at_once = multiprocessors() * blocks;
   double least = INFINITY;
   for (int rounds = 1; rounds <= 8; ++rounds) {
     int64_t slots = rounds * at_once / problem.heads;
@@ -429,7 +457,8 @@ bool find_tiling(const Problem& problem, Bytes bytes, Tiling& tiling) {
   }
   tiling.whole_strips = static_cast<int>(bands > kMostBands ? 0 : strips / tiling.slots);
   tiling.bands_left = static_cast<int>(all - int64_t(tiling.whole_strips) * tiling.slots * bands);
-  tiling.tiles_per_block = (tiling.bands_left + tiling.slots - 1) / tiling.slots;
+  tiling.tiles_per_block =
+      static_cast<int>((int64_t(tiling.bands_left) + tiling.slots - 1) / tiling.slots);
   return true;
 }
 

@@ -5,7 +5,7 @@
 // The gradient of the bias: in bands with centered rows, each of a thread's numbers is always for
 // the same entry, so their sums stay in registers from band to band. They are added to a table of
 // their warp after the last of these bands, and after each other band. A block writes one table for
-// its strip, and a last kernel adds up these tables, always in the same order.
+// all of its strips, and a last kernel adds up these tables, always in the same order.
 //
 // Shared memory of a block: bias pairs and rows of -infinity as in the forward; by queries the
 // tables of the bias' gradient, one a warp; the ring of keys and values (by queries) or of queries,
@@ -119,9 +119,7 @@ struct OwnOfQueries {
                                              const Own<V>& own) {
     using namespace by_queries;
     const auto read = [&](int tensor) {
-      const Plane<V, const typename V::Element> plane = {parameters.tensors[tensor], tensor};
-      return Cursor<V, const typename V::Element>(parameters.common, plane, own)
-          .read(parameters.common, plane.tensor, own);
+      return read_own<V>(parameters.common, parameters.tensors, tensor, own);
     };
     const Plane<V, const float> logsumexps = {parameters.tensors[kLogsumexp], kLogsumexp};
     return {read(kQuery),
@@ -146,11 +144,8 @@ small_query_kernel(const by_queries::Parameters parameters) {
   }
   const Strip& strip = strip_of_block();
   const Tile& tile = strip.tile;
-  const auto load = [&](int row, int count, int place) {
-    copy_row<V>(common, {parameters.tensors[kKey], kKey}, row, strip.columns.first, count,
-                region + place * stride);
-    copy_row<V>(common, {parameters.tensors[kValue], kValue}, row, strip.columns.first, count,
-                region + place * stride + row_elements<V>(common));
+  const auto load = [&](int row, int columns, int place) {
+    copy_two<V>(common, parameters.tensors, kKey, kValue, row, columns, region + place * stride);
   };
   for (uint32_t done = 0; next_strip<V, true>(common, parameters.tensors, done);
        done = strip.done) {
@@ -168,7 +163,7 @@ small_query_kernel(const by_queries::Parameters parameters) {
     // In the loop, nearly all is found once more for each band, as registers are short.
     for (int row = tile.begin[0]; row < tile.end[0]; row += 8) {
       const int begin = first_partner_row<V, true>(tile, row), chunk = ring.chunk_of(begin);
-      ring.go_to<V>(chunk, chunk, load);
+      ring.go_to<V>(chunk, load);
       const int column = column_of_warp(tile);
       if (column >= tile.end[1]) continue;
       const Own<V> own(tile, row, column);
@@ -181,8 +176,8 @@ small_query_kernel(const by_queries::Parameters parameters) {
           partners<true>(kSize, column, tile.count[1]).first - strip.columns.first;
       const Partners<V> keys_and_values(common, region, ring.place_of(chunk), region_column,
                                         stride);
-      const int wrap = ring.wrap_of(chunk) * stride;
-      const auto offset_of = [&](int i) { return i * stride + (i < 8 ? 0 : wrap); };
+      const int wrap = ring.wrap_of(chunk);
+      const auto offset_of = [&](int i) { return row_offset<V>(common, i, wrap); };
       uint32_t queries[2][4], grad_outputs[2][4];
       as_patch<V>(common, tokens.queries, common.signs, queries);
       as_patch<V>(common, tokens.grad_outputs, 0, grad_outputs);
@@ -279,8 +274,7 @@ NATTEN_OPS_DEVICE void visit_queries(const Common& common, const Start& start,
                                      const uint32_t (&values)[2][4], KeyGradients& gradients) {
   using Element = typename V::Element;
   constexpr int kElements = sizeof(Two) / sizeof(Element);
-  const int stride = row_stride<V>(common);
-  const auto offset_of = [&](int i) { return i * stride + (i < 8 ? 0 : wrap * stride); };
+  const auto offset_of = [&](int i) { return row_offset<V>(common, i, wrap); };
   NATTEN_OPS_UNROLL
   for (int i = 0; i < V::kRows; i += 2) {
     float weights[2][4], grads[2][4];
@@ -317,9 +311,7 @@ struct OwnOfKeys {
                                           const Own<V>& own) {
     using namespace by_keys;
     const auto read = [&](int tensor) {
-      const Plane<V, const typename V::Element> plane = {parameters.tensors[tensor], tensor};
-      return Cursor<V, const typename V::Element>(parameters.common, plane, own)
-          .read(parameters.common, plane.tensor, own);
+      return read_own<V>(parameters.common, parameters.tensors, tensor, own);
     };
     return {read(kKey), read(kValue)};
   }
@@ -337,12 +329,9 @@ small_key_kernel(const by_keys::Parameters parameters) {
   Element* region = reinterpret_cast<Element*>(shared_memory() + kSharedBytes<V>);
   const Strip& strip = strip_of_block();
   const Tile& tile = strip.tile;
-  const auto load = [&](int row, int count, int place) {
-    copy_row<V>(common, {tensors[kQuery], kQuery}, row, strip.columns.first, count,
-                region + place * stride);
-    copy_row<V>(common, {tensors[kGradOutput], kGradOutput}, row, strip.columns.first, count,
-                region + place * stride + row_elements<V>(common));
-    copy_numbers<V>(parameters, row, strip.columns.first, count,
+  const auto load = [&](int row, int columns, int place) {
+    copy_two<V>(common, tensors, kQuery, kGradOutput, row, columns, region + place * stride);
+    copy_numbers<V>(parameters, row, strip.columns.first, columns,
                     numbers_of<V>(common, region, place));
   };
   for (uint32_t done = 0; next_strip<V, false>(common, tensors, done); done = strip.done) {
@@ -368,7 +357,7 @@ small_key_kernel(const by_keys::Parameters parameters) {
       // Mostly once, but the last keys have queries in the next chunk, too.
       for (int begin = first; begin == first || end > begin + kRows - 8; begin += 8) {
         const int chunk = ring.chunk_of(begin);
-        ring.go_to<V>(ring.chunk_of(first), chunk, load);
+        ring.go_to<V>(chunk, load);
         const int column = column_of_warp(tile);
         if (column >= tile.end[1]) continue;
         const Own<V> own(tile, row, column);
@@ -418,8 +407,7 @@ small_key_kernel(const by_keys::Parameters parameters) {
 
 // ---- Launches ----
 
-// The two kernels' tilings. Sums of the bias' gradient, a table for each tile, take about a
-// hundredth of the inputs' memory.
+// The two kernels' tilings.
 struct Tilings {
   Tiling by_queries, by_keys;
 };

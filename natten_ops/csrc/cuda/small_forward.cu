@@ -33,24 +33,18 @@ small_forward_kernel(const Parameters parameters) {
   const Strip& strip = strip_of_block();
   const Tile& tile = strip.tile;
   Element* region = reinterpret_cast<Element*>(shared_memory() + kSharedBytes<V>);
-  const auto load = [&](int row, int count, int place) {
-    copy_row<V>(common, {parameters.tensors[kKey], kKey}, row, strip.columns.first, count,
-                region + place * stride);
-    copy_row<V>(common, {parameters.tensors[kValue], kValue}, row, strip.columns.first, count,
-                region + place * stride + row_elements<V>(common));
+  const auto load = [&](int row, int columns, int place) {
+    copy_two<V>(common, parameters.tensors, kKey, kValue, row, columns, region + place * stride);
   };
   for (uint32_t done = 0; next_strip<V, true>(common, parameters.tensors, done);
        done = strip.done) {
     Ring ring = {common.tiling.region[0], 0};
     ring.load_first<V>(load);
 
-    const auto read_queries = [&](const Own<V>& own) {
-      const Plane<V, const Element> plane = {parameters.tensors[kQuery], kQuery};
-      return Cursor<V, const Element>(common, plane, own).read(common, plane.tensor, own);
-    };
     Channels<V> queries;
     if (const int column = column_of_warp(tile); column < tile.end[1]) {
-      queries = read_queries(Own<V>(tile, tile.begin[0], column));
+      queries =
+          read_own<V>(common, parameters.tensors, kQuery, Own<V>(tile, tile.begin[0], column));
     }
     if (strip.is_first) make_centered_pair<V, true>(common, bias_of_head(common, kTensors));
     make_own_pairs<V, true>(common, bias_of_head(common, kTensors), strip);
@@ -58,7 +52,7 @@ small_forward_kernel(const Parameters parameters) {
     // In the loop, nearly all is found once more for each band, as registers are short.
     for (int row = tile.begin[0]; row < tile.end[0]; row += 8) {
       const int begin = first_partner_row<V, true>(tile, row), chunk = ring.chunk_of(begin);
-      ring.go_to<V>(chunk, chunk, load);
+      ring.go_to<V>(chunk, load);
       const int column = column_of_warp(tile);
       if (column >= tile.end[1]) continue;
       const Own<V> own(tile, row, column);
@@ -70,8 +64,8 @@ small_forward_kernel(const Parameters parameters) {
           partners<true>(kSize, column, tile.count[1]).first - strip.columns.first;
       const Partners<V> keys_and_values(common, region, ring.place_of(chunk), region_column,
                                         stride);
-      const int wrap = ring.wrap_of(chunk) * stride;
-      const auto offset_of = [&](int i) { return i * stride + (i < 8 ? 0 : wrap); };
+      const int wrap = ring.wrap_of(chunk);
+      const auto offset_of = [&](int i) { return row_offset<V>(common, i, wrap); };
       uint32_t patch[2][4];
       as_patch<V>(common, queries, common.signs, patch);
       float logits[kRows][4];
@@ -81,7 +75,9 @@ small_forward_kernel(const Parameters parameters) {
         keys_and_values.template multiply<0>(patch, offset_of(i), logits[i]);
       }
       // The next queries arrive while the softmax is taken and results are stored.
-      if (row + 8 < tile.end[0]) queries = read_queries(Own<V>(tile, row + 8, column));
+      if (row + 8 < tile.end[0]) {
+        queries = read_own<V>(common, parameters.tensors, kQuery, Own<V>(tile, row + 8, column));
+      }
 
       float largest[2], base[2];
       NATTEN_OPS_UNROLL

@@ -209,8 +209,6 @@ inline float fast_log2(float x) { return log2_of(x); }
 inline float fast_reciprocal(float x) { return 1 / x; }
 inline float larger(float x, float y) { return std::fmax(x, y); }
 
-inline void prefetch(const void*) {}
-
 template <int kBytes>
 void copy_async(void* shared, const void* global, bool valid, NATTEN_OPS_SIMT_CALL("copy_async")) {
   static_assert(kBytes == 16 || kBytes == 8);

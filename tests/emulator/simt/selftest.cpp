@@ -200,6 +200,12 @@ NATTEN_OPS_KERNEL(kThreads, 1) copy_from_misaligned(const float* in) {
   copy_async<16>(shared_memory(), in + 1, true);
 }
 
+NATTEN_OPS_KERNEL(kThreads, 1) copy_twice(const float* in) {
+  copy_async<8>(shared_memory() + 8, in, true);
+  copy_async_commit();
+  copy_async<16>(shared_memory(), in, true);
+}
+
 NATTEN_OPS_KERNEL(kThreads, 1) bfloat16_product() {
   float sum[4] = {};
   const uint32_t words[4] = {};
@@ -259,6 +265,7 @@ const std::map<std::string, Case> kCases = {
      [](const float* in, float*) { return start(1, copy_beyond, in, kSharedBytes / 4); }},
     {"copy_from_misaligned",
      [](const float* in, float*) { return start(1, copy_from_misaligned, in); }},
+    {"copy_twice", [](const float* in, float*) { return start(1, copy_twice, in); }},
     {"bfloat16_product", [](const float*, float*) { return start(1, bfloat16_product); }},
     {"no_blocks", [](const float*, float* out) { return start(0, indices, out); }},
     {"too_much_shared_memory",

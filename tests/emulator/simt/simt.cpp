@@ -331,6 +331,11 @@ void copy_async(void* shared, const void* global, bool valid, int bytes, const C
   check_shared(shared, bytes, call);
   if (!is_aligned(global, bytes)) fail(call, "global address is not aligned");
   Copy copy{static_cast<char*>(shared), {}, bytes, current().batches};
+  for (const Copy& other : current().copies) {
+    if (other.to < copy.to + bytes && copy.to < other.to + other.size) {
+      fail(call, "bytes that a copy is under way to");
+    }
+  }
   if (valid) std::memcpy(copy.bytes, global, bytes);
   std::memset(shared, kPoison, bytes);
   current().copies.push_back(copy);

@@ -12,6 +12,7 @@ pytest.importorskip('mmseg')
 from mmengine.runner import Runner
 from tiny_training import draw_data, write_configs
 
+from mmnat.checkpoints.reading import safe_globals
 from mmnat.config import read_config
 from mmnat.models.layers import Block
 
@@ -37,5 +38,6 @@ def test_hook(name, package, tmp_path, monkeypatch):
         runner.train()
     blocks = [module for module in runner.model.modules() if isinstance(module, Block)]
     assert len(blocks) == 4 and all(block._compiled_call_impl for block in blocks)
-    saved = torch.load(tmp_path / 'work_dir/iter_2.pth', weights_only=False)
+    with torch.serialization.safe_globals(safe_globals()):
+        saved = torch.load(tmp_path / 'work_dir/iter_2.pth', weights_only=True)
     assert saved['state_dict'].keys() == names

@@ -17,7 +17,10 @@ from mmnat.config import read_config
 from mmnat.models.layers import Block
 
 
-@pytest.mark.parametrize(('name', 'package'), [('detector', 'mmdet_nat'), ('segmentor', 'mmseg_nat')])
+@pytest.mark.parametrize(
+    ('name', 'package'),
+    [('detector', 'mmdet_nat'), pytest.param('segmentor', 'mmseg_nat', marks=pytest.mark.long)],
+)
 def test_hook(name, package, tmp_path, monkeypatch):
     text = (ROOT / 'docs/backbones.md').read_text(encoding='utf-8')
     hook, change = re.findall(

@@ -22,8 +22,10 @@ EXEMPT = {
 # Bytes of stack and spills, by patterns of name and architecture, that buy another block on a
 # multiprocessor: some words that are needed once a strip or a band.
 TOLERATED = {
-    r'\bsmall_(forward|query)_kernel<.*, 7, ': 72,
-    r'\bsmall_forward_kernel<.*, 7, 14,.* 100$': 110,
+    r'\bsmall_query_kernel<.*, 7, 14,.* (8\d|100)$': 24,
+    r'\bsmall_forward_kernel<.*, 7, 14,.* 100$': 124,
+    r'\bsmall_forward_kernel<.*, 7, 14,.* 120$': 52,
+    r'\bsmall_forward_kernel<.*, 7, 8,.* 120$': 28,
 }
 
 _ENTRY = re.compile(r"Compiling entry function '(?P<name>\w+)' for 'sm_(?P<architecture>\w+)'")

@@ -32,6 +32,19 @@ inline bool are_for_tensor_cores(const ForwardCall& call) {
                                     {&call.query, &call.key, &call.value, &call.output});
 }
 
+// The largest logit of a thread's token e, from the results of kRows products. The four threads of
+// a token have the same.
+template <int kRows>
+NATTEN_OPS_DEVICE float largest_of(const float (&logits)[kRows][4], int e) {
+  float largest = larger(logits[0][2 * e], logits[0][2 * e + 1]);
+  NATTEN_OPS_UNROLL
+  for (int i = 1; i < kRows; ++i) {
+    largest = larger(largest, larger(logits[i][2 * e], logits[i][2 * e + 1]));
+  }
+  largest = larger(largest, shuffle_xor(largest, 1));
+  return larger(largest, shuffle_xor(largest, 2));
+}
+
 // Repeats the bands of a tile whose bits are set.
 template <typename V>
 NATTEN_OPS_DEVICE void repeat_carefully(const Parameters& parameters, const Tile& tile,

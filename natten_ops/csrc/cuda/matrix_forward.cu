@@ -41,15 +41,7 @@ struct Attended {
   NATTEN_OPS_DEVICE void rescale(const Common& common, const float (&logits)[V::kStep][4]) {
     float most[2];
     NATTEN_OPS_UNROLL
-    for (int e = 0; e < 2; ++e) {
-      most[e] = larger(logits[0][2 * e], logits[0][2 * e + 1]);
-      NATTEN_OPS_UNROLL
-      for (int i = 1; i < V::kStep; ++i) {
-        most[e] = larger(most[e], larger(logits[i][2 * e], logits[i][2 * e + 1]));
-      }
-      most[e] = larger(most[e], shuffle_xor(most[e], 1));
-      most[e] = larger(most[e], shuffle_xor(most[e], 2));
-    }
+    for (int e = 0; e < 2; ++e) most[e] = largest_of(logits, e);
     if (!warp_any(most[0] > largest[0] || most[1] > largest[1])) return;
     NATTEN_OPS_UNROLL
     for (int e = 0; e < 2; ++e) {

@@ -79,18 +79,9 @@ small_forward_kernel(const Parameters parameters) {
         queries = read_own<V>(common, parameters.tensors, kQuery, Own<V>(tile, row + 8, column));
       }
 
-      float largest[2], base[2];
+      float base[2];
       NATTEN_OPS_UNROLL
-      for (int e = 0; e < 2; ++e) {
-        largest[e] = larger(logits[0][2 * e], logits[0][2 * e + 1]);
-        NATTEN_OPS_UNROLL
-        for (int i = 1; i < kRows; ++i) {
-          largest[e] = larger(largest[e], larger(logits[i][2 * e], logits[i][2 * e + 1]));
-        }
-        largest[e] = larger(largest[e], shuffle_xor(largest[e], 1));
-        largest[e] = larger(largest[e], shuffle_xor(largest[e], 2));
-        base[e] = largest[e] * common.log2_scale;
-      }
+      for (int e = 0; e < 2; ++e) base[e] = largest_of(logits, e) * common.log2_scale;
       float outputs[4][4], sums[4] = {};
       clear(outputs);
       const uint32_t ones = pack<Element>(1.0f, 1.0f);

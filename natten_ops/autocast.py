@@ -53,10 +53,11 @@ def _forward(
     kernel_size: Sequence[int],
     dilation: Sequence[int],
     scale: float,
+    allow_tf32: bool = False,
 ) -> tuple[Tensor, Tensor]:
     tensors = cast(query, key, value, rpb)
     with disabled(query.device.type):
-        return torch.ops.natten_ops.na_forward(*tensors, kernel_size, dilation, scale)
+        return torch.ops.natten_ops.na_forward(*tensors, kernel_size, dilation, scale, allow_tf32)
 
 
 def _packed_forward(
@@ -65,10 +66,11 @@ def _packed_forward(
     kernel_size: Sequence[int],
     dilation: Sequence[int],
     scale: float,
+    allow_tf32: bool = False,
 ) -> tuple[Tensor, Tensor]:
     qkv, _, _, rpb = cast(qkv, qkv, qkv, rpb)
     with disabled(qkv.device.type):
-        return torch.ops.natten_ops.na_packed_forward(qkv, rpb, kernel_size, dilation, scale)
+        return torch.ops.natten_ops.na_packed_forward(qkv, rpb, kernel_size, dilation, scale, allow_tf32)
 
 
 def register(library: torch.library.Library) -> None:

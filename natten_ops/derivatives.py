@@ -19,7 +19,7 @@ from .reference import neighborhood_attention_reference
 
 
 def _save_for_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-    query, key, value, rpb, ctx.kernel_size, ctx.dilation, ctx.scale = inputs
+    query, key, value, rpb, *ctx.settings = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)  # no zeros in place of the log-sum-exp's
     ctx.save_for_backward(query, key, value, rpb, *output)
@@ -27,16 +27,14 @@ def _save_for_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]
 
 def _differentiate_forward(ctx: Any, grad_output: Tensor | None, _: None) -> tuple[Any, ...]:
     if grad_output is None:
-        return (None,) * 7
+        return (None,) * 8
     query, key, value, rpb, output, logsumexp = ctx.saved_tensors
-    grads = backward(
-        grad_output, query, key, value, rpb, output, logsumexp, ctx.kernel_size, ctx.dilation, ctx.scale
-    )  # fmt: skip
-    return *grads[:3], None if rpb is None else grads[3], None, None, None
+    grads = backward(grad_output, query, key, value, rpb, output, logsumexp, *ctx.settings)
+    return *grads[:3], None if rpb is None else grads[3], *(None,) * 4
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-    grad_output, query, key, value, rpb, _, _, ctx.kernel_size, ctx.dilation, ctx.scale = inputs
+    grad_output, query, key, value, rpb, _, _, *ctx.settings = inputs
     ctx.save_for_backward(grad_output, query, key, value, rpb)
 
 
@@ -54,20 +52,19 @@ def _second_derivatives(
 def _differentiate_backward(ctx: Any, *grad_grads: Tensor) -> tuple[Any, ...]:
     """Second derivatives."""
     _, query, key, value, rpb = ctx.saved_tensors
+    kernel_size, dilation, scale, _ = ctx.settings
 
     def attend(query: Tensor, key: Tensor, value: Tensor, rpb: Tensor | None = None) -> Tensor:
-        return neighborhood_attention_reference(
-            query, key, value, ctx.kernel_size, ctx.dilation, rpb, ctx.scale
-        )[0]
+        return neighborhood_attention_reference(query, key, value, kernel_size, dilation, rpb, scale)[0]
 
     inputs = (query, key, value) if rpb is None else (query, key, value, rpb)
     second = _second_derivatives(ctx, attend, inputs, grad_grads)
-    # In the order of na_backward's arguments: rpb, then output, logsumexp and numbers.
-    return *second, *((None,) if rpb is None else ()), *(None,) * 5
+    # In the order of na_backward's arguments: rpb, then output, logsumexp and settings.
+    return *second, *((None,) if rpb is None else ()), *(None,) * 6
 
 
 def _save_for_packed_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-    qkv, rpb, ctx.kernel_size, ctx.dilation, ctx.scale = inputs
+    qkv, rpb, *ctx.settings = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)  # no zeros in place of the log-sum-exp's
     ctx.save_for_backward(qkv, rpb, *output)
@@ -75,31 +72,28 @@ def _save_for_packed_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[An
 
 def _differentiate_packed_forward(ctx: Any, grad_output: Tensor | None, _: None) -> tuple[Any, ...]:
     if grad_output is None:
-        return (None,) * 5
+        return (None,) * 6
     qkv, rpb, output, logsumexp = ctx.saved_tensors
-    grad_qkv, grad_rpb = packed_backward(
-        grad_output, qkv, rpb, output, logsumexp, ctx.kernel_size, ctx.dilation, ctx.scale
-    )
-    return grad_qkv, None if rpb is None else grad_rpb, None, None, None
+    grad_qkv, grad_rpb = packed_backward(grad_output, qkv, rpb, output, logsumexp, *ctx.settings)
+    return grad_qkv, None if rpb is None else grad_rpb, *(None,) * 4
 
 
 def _save_for_packed_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-    grad_output, qkv, rpb, _, _, ctx.kernel_size, ctx.dilation, ctx.scale = inputs
+    grad_output, qkv, rpb, _, _, *ctx.settings = inputs
     ctx.save_for_backward(grad_output, qkv, rpb)
 
 
 def _differentiate_packed_backward(ctx: Any, *grad_grads: Tensor) -> tuple[Any, ...]:
     """Second derivatives."""
     _, qkv, rpb = ctx.saved_tensors
+    kernel_size, dilation, scale, _ = ctx.settings
 
     def attend(qkv: Tensor, rpb: Tensor | None = None) -> Tensor:
         query, key, value = qkv.unbind(-3)
-        return neighborhood_attention_reference(
-            query, key, value, ctx.kernel_size, ctx.dilation, rpb, ctx.scale
-        )[0]
+        return neighborhood_attention_reference(query, key, value, kernel_size, dilation, rpb, scale)[0]
 
     second = _second_derivatives(ctx, attend, (qkv,) if rpb is None else (qkv, rpb), grad_grads)
-    return *second, *((None,) if rpb is None else ()), *(None,) * 5
+    return *second, *((None,) if rpb is None else ()), *(None,) * 6
 
 
 # What is left out if the kernels are called: autograd and autocast, whose work is then done.
@@ -215,13 +209,14 @@ def forward(
     kernel_size: Sequence[int],
     dilation: Sequence[int],
     scale: float,
+    allow_tf32: bool,
 ) -> tuple[Tensor, Tensor]:
     """na_forward of tensors that autocast has cast.
 
     Returns:
         Output and log-sum-exp.
     """
-    arguments = query, key, value, rpb, kernel_size, dilation, scale
+    arguments = query, key, value, rpb, kernel_size, dilation, scale, allow_tf32
     return _call(_NaForward, torch.ops.natten_ops.na_forward, arguments)
 
 

@@ -18,6 +18,7 @@ from .arguments import (
     scale_or_default,
 )
 from .derivatives import forward, is_transformed, packed_forward, supports_active_autograd
+from .precision import allows_tf32
 from .reference import neighborhood_attention_reference
 from .windows import valid_range
 
@@ -35,7 +36,7 @@ def _compiled(
 ) -> Tensor:
     """The compiled operator."""
     rpb = None if rpb is None else rpb.contiguous()
-    return forward(query, key, value, rpb, kernel_size, dilation, scale)[0]
+    return forward(query, key, value, rpb, kernel_size, dilation, scale, allows_tf32(query))[0]
 
 
 def _attend(
@@ -164,7 +165,7 @@ def packed_neighborhood_attention(
     if rpb is not None:
         check_rpb(rpb, qkv, kernel_size)
         rpb = rpb.contiguous()
-    return packed_forward(qkv, rpb, kernel_size, dilation, scale)[0]
+    return packed_forward(qkv, rpb, kernel_size, dilation, scale, allows_tf32(qkv))[0]
 
 
 def na1d(

@@ -21,6 +21,12 @@ pytestmark = pytest.mark.skipif(not build.asan_library(), reason='needs GCC and 
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 HALF = (torch.bfloat16, torch.float16)
+#: What tensor cores multiply: dtypes, and whether that takes TF32.
+MULTIPLIED = [
+    pytest.param(torch.bfloat16, False, id='bfloat16'),
+    pytest.param(torch.float16, False, id='float16'),
+    pytest.param(torch.float32, True, id='tf32'),
+]
 #: Families of kernels.
 TENSOR_CORES = ('small', 'matrix')
 HEAD_DIMS = (1, 3, 8, 16, 24, 32, 40, 64, 128)
@@ -73,10 +79,11 @@ def check(kernels: Kernels, problem: Problem, scale: float | None = None) -> Non
         assert error <= TOLERANCES[problem.dtype] * magnitude, (name, error, problem, scale)
 
 
+@pytest.mark.parametrize('allow_tf32', [False, True], ids=['exact', 'tf32'])
 @pytest.mark.parametrize('case', OPERATOR_CASES, ids=lambda case: f'cuda-{case["name"]}')
-def test_golden(worker, case, record_property):
+def test_golden(worker, case, allow_tf32, record_property):
     inputs, grad = operator_inputs(case)
-    kernels = Kernels(worker, ORDERS)
+    kernels = Kernels(worker, ORDERS, allow_tf32=allow_tf32)
     results = gradients(kernels.attend, inputs, grad, case['kernel_size'], case['dilation'])
     wanted = expected(case)
     names = ['output', *(f'grad_{name}' for name in NAMES[: len(inputs)])]
@@ -123,6 +130,7 @@ def test_against_float64_reference(worker, dtype):
         kernels.scalar = source.random() < 0.2
         kernels.capability = source.choice((75, 80, 90))
         kernels.multiprocessors = source.choice((1, 2, 132))
+        kernels.allow_tf32 = source.random() < 0.5
         layout = source.choice(('contiguous',) * 4 + ('fused', 'fused', 'transposed', 'sliced'))
         kernels.layout = lambda like: laid_out(like.shape, layout, like.dtype, None)
         check(kernels, problem, source.choice((None, None, 1.0, 0.07)))
@@ -295,14 +303,58 @@ def test_bias_in_half_precision(worker, spatial, kernel_size, head_dim, scalar, 
         ((133,), (6,), (3,), 128, None),
     ],
 )
-@pytest.mark.parametrize('dtype', HALF, ids=str)
-def test_windows_of_any_size(worker, spatial, kernel_size, dilation, head_dim, scale, dtype):
+@pytest.mark.parametrize(('dtype', 'allow_tf32'), MULTIPLIED)
+def test_windows_of_any_size(worker, spatial, kernel_size, dilation, head_dim, scale, dtype, allow_tf32):
     """The kernels for what is not a small window: sizes, widths and borders."""
     layouts = ('fused', 'fused', 'fused', 'contiguous')
-    kernels = Kernels(worker, ORDERS[::2])
+    kernels = Kernels(worker, ORDERS[::2], allow_tf32=allow_tf32)
+    head_dim = min(head_dim, 32) if allow_tf32 else head_dim
     problem = Problem(1, spatial, 2, head_dim, kernel_size, dilation, dtype, torch.float32, layouts)
     check(kernels, problem, scale)
+    few_keys = dtype == torch.float32 and kernel_size == (3, 3)
+    assert kernels.family == ('staged' if few_keys else 'matrix')
+
+
+@pytest.mark.parametrize('head_dim', [32, 8])
+@pytest.mark.parametrize('scale', [None, -0.5])
+def test_float32_as_sums_of_tf32(worker, head_dim, scale):
+    """The largest error is a few millionths of the largest value, and there is none if TF32 is enough."""
+    problem = Problem(1, (21, 26), 2, head_dim, (7, 7), (1, 2), torch.float32, torch.float32)
+    inputs, _ = draw_inputs(problem)
+    query, key, value, bias = (tensor.detach() for tensor in inputs)
+    kernels = Kernels(worker, allow_tf32=True)
+    settings = (problem.kernel_size, problem.dilation, head_dim**-0.5 if scale is None else scale)
+    output, logsumexp = kernels.forward(query, key, value, bias, *settings)
     assert kernels.family == 'matrix'
+    double = [tensor.double() for tensor in (query, key, value)]
+    wanted = neighborhood_attention_reference(*double, *settings[:2], bias.double(), settings[2])
+    for actual, exact in zip((output, logsumexp), wanted, strict=True):
+        assert (actual - exact).abs().max() <= 3e-6 * exact.abs().max()
+    exactly = Kernels(worker).forward(query, key, value, bias, *settings)
+    assert not torch.equal(output, exactly[0])  # or else TF32 was not used
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        dict(head_dim=40),
+        dict(head_dim=12),
+        dict(kernel_size=(5, 5)),  # few keys
+        dict(layouts=('sliced',) * 4),
+    ],
+)
+def test_what_tf32_does_not_change(worker, changes):
+    problem = dataclasses.replace(
+        Problem(1, (17, 20), 1, 32, (7, 7), (1, 1), torch.float32, torch.float32), **changes
+    )
+    inputs, grad = draw_inputs(problem)
+    results = [
+        gradients(
+            Kernels(worker, allow_tf32=allow).attend, inputs, grad, problem.kernel_size, problem.dilation
+        )
+        for allow in (False, True)
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 @pytest.mark.long
@@ -389,20 +441,25 @@ NAN, INFINITY = float('nan'), float('inf')
         (NAN, (5, 17), 3, 1),
         (INFINITY, (5, 6), 3, 1),
         (-INFINITY, (5, 6), 3, 1),
+        (NAN, (7, 9), 6, 1),  # enough keys for TF32
+        (INFINITY, (8, 7), 7, 1),
     ],
 )
 @pytest.mark.parametrize('place', not_finite.PLACES)
-@pytest.mark.parametrize('dtype', [torch.float32, *HALF], ids=str)
+@pytest.mark.parametrize(
+    ('dtype', 'allow_tf32'), [pytest.param(torch.float32, False, id='float32'), *MULTIPLIED]
+)
 def test_what_is_not_finite_stays_where_the_mathematics_puts_it(
-    worker, monkeypatch, number, spatial, kernel_size, dilation, place, dtype
+    worker, monkeypatch, number, spatial, kernel_size, dilation, place, dtype, allow_tf32
 ):
-    kernels = Kernels(worker)
+    kernels = Kernels(worker, allow_tf32=allow_tf32)
     monkeypatch.setattr(not_finite, 'attend', kernels.attend)
     for name, actual, wanted in not_finite.patterns(
         number, place, spatial, kernel_size, dilation, dtype=dtype
     ):
         assert torch.equal(actual, wanted), name
-    assert kernels.family in (TENSOR_CORES if dtype in HALF else ['staged'])
+    has_products = dtype in HALF or (allow_tf32 and kernel_size**2 > 25)
+    assert kernels.family in (TENSOR_CORES if has_products else ['staged'])
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16], ids=str)

@@ -81,6 +81,12 @@ def test_matrix_products(dtype):
     assert (products == a @ b).all()  # multiples of 1/16, exact in float
 
 
+def test_tf32_products():
+    a, b = INPUT[:128].reshape(16, 8), INPUT[128:192].reshape(8, 8)
+    products = numbers('tf32_products')[:128].reshape(16, 8)
+    assert (products == a @ b).all()  # multiples of 1/16, exact also in TF32
+
+
 def test_copies_land_when_they_are_waited_for():
     shown = numbers('copies')[:60].reshape(5, 3, 4)
     nan, zero = np.full(4, np.nan), np.zeros(4)
@@ -173,6 +179,7 @@ def test_launch_returns_what_is_wrong(case, message):
     assert text.startswith('launch') or 'selftest.cpp' in text
 
 
-def test_bfloat16_products_need_capability_80():
-    assert 'bfloat16 needs compute capability 8.0' in error('bfloat16_product', capability=75)
-    assert start('bfloat16_product', capability=80).stdout.startswith(b'0\n')
+@pytest.mark.parametrize(('dtype', 'case'), [('bfloat16', 'bfloat16_product'), ('TF32', 'tf32_product')])
+def test_products_need_capability_80(dtype, case):
+    assert f'{dtype} needs compute capability 8.0' in error(case, capability=75)
+    assert start(case, capability=80).stdout.startswith(b'0\n')

@@ -53,10 +53,11 @@ inline Parameters make_parameters(const BackwardCall& call, const Orientation& o
   return parameters;
 }
 
-// Repeats the bands of a tile whose bits are set, except for the gradient of the bias.
-template <typename V>
+// Repeats the bands of a tile whose bits are set. Calls visit_grad(token, key's row and column,
+// gradient of the logit) with each, in all threads of the warp.
+template <typename V, typename VisitGrad>
 NATTEN_OPS_DEVICE void repeat_carefully(const Parameters& parameters, const Tile& tile,
-                                        uint32_t again) {
+                                        uint32_t again, VisitGrad visit_grad) {
   using Element = typename V::Element;
   const Common& common = parameters.common;
   const auto channels_of = [&](int tensor, int row, int column) {
@@ -64,12 +65,14 @@ NATTEN_OPS_DEVICE void repeat_carefully(const Parameters& parameters, const Tile
     return OwnChannels<V>::of(common, plane, row, column);
   };
   const Plane<V, const float> logsumexps = {parameters.tensors[kLogsumexp], kLogsumexp};
+  const Plane<V, Two> numbers = {parameters.tensors[kNumbers], kNumbers};
   const Plane<V, Element> grad_queries = {parameters.tensors[kGradQuery], kGradQuery};
   visit_carefully<V, true>(common, tile, again, [&](const CarefulToken& token) {
     const auto query = channels_of(kQuery, token.row, token.column);
     const auto grad_output = channels_of(kGradOutput, token.row, token.column);
     const float delta = grad_output.times(channels_of(kOutput, token.row, token.column));
     const float logsumexp = *logsumexps.at(token.row, token.column) * kLog2e;
+    if (thread_index() % 32 == 0) *numbers.at(token.row, token.column) = {{logsumexp, -delta}};
     OwnChannels<V> grad_query = {};
     visit_partners(token, [&](int row, int column, int down, int across) {
       const auto key = channels_of(kKey, row, column);
@@ -78,6 +81,7 @@ NATTEN_OPS_DEVICE void repeat_carefully(const Parameters& parameters, const Tile
           exp2_of(logit_of<V>(common, token.head, product, down, across) - logsumexp);
       const float grad_weight = grad_output.times(channels_of(kValue, row, column)) - delta;
       grad_query.add(weight * grad_weight, key);
+      visit_grad(token, row, column, weight * grad_weight);
     });
     grad_query.store(common, grad_queries, token.row, token.column,
                      static_cast<float>(common.problem.scale));
@@ -171,7 +175,7 @@ NATTEN_OPS_DEVICE void repeat_carefully(const Parameters& parameters, const Tile
 }  // namespace by_keys
 
 inline bool are_for_tensor_cores(const BackwardCall& call) {
-  return are_for_tensor_cores(call.problem, call.dtype,
+  return are_for_tensor_cores(call.problem, call.dtype, call.allow_tf32,
                               {&call.query, &call.key, &call.value, &call.output, &call.grad_output,
                                &call.grad_query, &call.grad_key, &call.grad_value});
 }

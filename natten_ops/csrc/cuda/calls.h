@@ -19,6 +19,7 @@ struct BiasView {
 struct ForwardCall {
   Problem problem;
   Dtype dtype;
+  bool allow_tf32;  // of float32: see kernels.h
   TensorView query, key, value, output;
   BiasView bias;
   void* logsumexp;  // compute type, contiguous (batch, axis 0, axis 1, heads)
@@ -27,6 +28,7 @@ struct ForwardCall {
 struct BackwardCall {
   Problem problem;
   Dtype dtype;
+  bool allow_tf32;
   TensorView grad_output, query, key, value, output;
   BiasView bias;
   const void* logsumexp;  // as in the forward

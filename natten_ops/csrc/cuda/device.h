@@ -59,6 +59,9 @@ NATTEN_OPS_DEVICE void narrow(float number, BFloat16& to) {
   to.bits = __bfloat16_as_ushort(__float2bfloat16_rn(number));
 }
 
+NATTEN_OPS_DEVICE uint32_t bits_of(float number) { return __float_as_uint(number); }
+NATTEN_OPS_DEVICE float float_of(uint32_t bits) { return __uint_as_float(bits); }
+
 // Two numbers of 16 bits in a word, the first in its lower half.
 template <typename Element>
 NATTEN_OPS_DEVICE uint32_t pack(float low, float high) {
@@ -257,6 +260,24 @@ NATTEN_OPS_DEVICE void multiply_add(float (&sum)[4], const uint32_t (&a)[4], uin
   } else {
     __trap();
   }
+#endif
+}
+
+// sum += a * b for a (16, 8), b (8, 8) in TF32, sum (16, 8) in float, as mma.m16n8k8 has it. TF32
+// is float without its last 13 bits, which do not count. With g = thread / 4, c = thread % 4:
+//   a[0], a[1], a[2], a[3]: a[g][c], a[g+8][c], a[g][c+4], a[g+8][c+4]
+//   b0, b1:                 b[c][g], b[c+4][g]
+//   sum:                    as in multiply_add
+// Needs compute capability 8.0; before, this traps.
+NATTEN_OPS_DEVICE void multiply_add_tf32(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0,
+                                         uint32_t b1) {
+#if __CUDA_ARCH__ >= 800
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+  __trap();
 #endif
 }
 

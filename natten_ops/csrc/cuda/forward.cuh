@@ -28,7 +28,7 @@ inline Parameters make_parameters(const ForwardCall& call, const Orientation& or
 }
 
 inline bool are_for_tensor_cores(const ForwardCall& call) {
-  return cuda::are_for_tensor_cores(call.problem, call.dtype,
+  return cuda::are_for_tensor_cores(call.problem, call.dtype, call.allow_tf32,
                                     {&call.query, &call.key, &call.value, &call.output});
 }
 

@@ -24,16 +24,17 @@ int64_t staged_backward_scratch(const BackwardCall& call);
 
 // On tensor cores: float16 and bfloat16, head_dim a multiple of 8 up to kMatrixMaxHeadDim, channels
 // side by side and tokens 16-byte aligned, a scale that is not nearly zero; devices from 7.5 on,
-// bfloat16 from 8.0 on.
-constexpr int64_t kMatrixMaxHeadDim = 128;
+// bfloat16 from 8.0 on. With a call's allow_tf32 also float32, from 8.0 on, with head_dim up to
+// kTf32MaxHeadDim: each number is the sum of two of TF32 (tf32.cuh), to about 2^-20.
+constexpr int64_t kMatrixMaxHeadDim = 128, kTf32MaxHeadDim = 32;
 bool matrix_covers(const ForwardCall& call);
 bool matrix_covers(const BackwardCall& call);
 const char* matrix_forward(const ForwardCall& call, void* stream);
 const char* matrix_backward(const BackwardCall& call, void* stream);
 int64_t matrix_backward_scratch(const BackwardCall& call);
 
-// On tensor cores, faster: what the matrix kernels cover with windows of 3, 5 or 7 keys on both
-// axes and head_dim up to 32.
+// On tensor cores, faster: what the matrix kernels cover of half precision, with windows of 3, 5 or
+// 7 keys on both axes and head_dim up to 32.
 bool small_covers(const ForwardCall& call);
 bool small_covers(const BackwardCall& call);
 const char* small_forward(const ForwardCall& call, void* stream);

@@ -1,5 +1,5 @@
-// What the kernels for windows of any size share: half precision, head_dim up to 128, one axis or
-// two.
+// What the kernels for windows of any size share: head_dim up to 128, one axis or two; half
+// precision, and float32 as numbers of TF32.
 //
 // A patch's partners are visited in eights: in two dimensions kStep rows at once, and then the next
 // eight of the same rows; in one dimension (V::kIsFlat) kStep eights of the row at once. "Items"
@@ -16,6 +16,7 @@
 #pragma once
 
 #include "patches.cuh"
+#include "tf32.cuh"
 
 namespace natten_ops::cuda {
 
@@ -26,9 +27,10 @@ template <typename E, int kChannels, bool kFlat, bool kNumbers, int kSteps>
 struct Variant {
   using Element = E;
   static constexpr int kDim = kChannels;
+  static constexpr bool kIsFloat = sizeof(E) == 4;
   // Two blocks a multiprocessor if their shared memory and registers (128 or 168 of a thread) fit.
   static constexpr bool kIsLarge = kDim == 128 || (kDim == 64 && kNumbers);
-  static constexpr int kWarps = kDim == 64 && !kIsLarge ? 6 : 8;
+  static constexpr int kWarps = kIsFloat || (kDim == 64 && !kIsLarge) ? 6 : 8;
   static constexpr int kBlocks = kIsLarge || kIsOldDevice ? 1 : 2;
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kStep = kSteps;
@@ -63,6 +65,59 @@ NATTEN_OPS_DEVICE void copy_rows(const Common& common, const Span& rows, const S
                 row < rows.size() ? columns.size() : 0, region + row * stride);
   }
 }
+
+// ---- Products ----
+
+// What depends on the elements' type; Tf32Products has the same for float.
+template <typename V>
+struct HalfProducts {
+  using Element = typename V::Element;
+  using Partners = cuda::Partners<V>;
+  using Patch = uint32_t[V::kDim / 16][4];  // a patch's tokens as the left side of products
+  using Weights = uint32_t[4];              // results over two eights as the left side
+
+  static NATTEN_OPS_DEVICE void as_patch(const Common& common, const Channels<V>& channels,
+                                         uint32_t flips, Patch& patch) {
+    cuda::as_patch<V>(common, channels, flips, patch);
+  }
+  static NATTEN_OPS_DEVICE void as_weights(const float (&first)[4], const float (&second)[4],
+                                           Weights& weights) {
+    cuda::as_weights<Element>(first, second, weights);
+  }
+
+  // Adds the weights of the thread's tokens to sums[0] and sums[2], from which add_threads makes
+  // the sums over all partners.
+  static NATTEN_OPS_DEVICE void add_weights(const float (&)[4], const float (&)[4],
+                                            const Weights& weights, float (&sums)[4]) {
+    const uint32_t ones = pack<Element>(1.0f, 1.0f);
+    multiply_add<Element>(sums, weights, ones, ones);
+  }
+  static NATTEN_OPS_DEVICE void add_threads(float (&)[4]) {}
+
+  // The product of the thread's token e of a patch with the same token of another tensor.
+  static NATTEN_OPS_DEVICE float times_own(const Patch& patch, const Channels<V>& channels, int e) {
+    // The diagonal of a product holds the product of each token with itself.
+    const int g = thread_index() % 32 / 4;
+    float products[4] = {};
+    NATTEN_OPS_UNROLL
+    for (int quad = 0; quad < V::kDim / 32; ++quad) {
+      const uint32_t (&words)[4] = channels.tokens[e][quad].words;
+      multiply_add<Element>(products, patch[2 * quad], words[0], words[1]);
+      multiply_add<Element>(products, patch[2 * quad + 1], words[2], words[3]);
+    }
+    return shuffle(g % 2 ? products[2 * e + 1] : products[2 * e], 4 * g + g / 2);
+  }
+
+  static NATTEN_OPS_DEVICE bool store_tokens(const Common& common, const Tensor& tensor,
+                                             const Cursor<V, Element>& cursor, const Own<V>& own,
+                                             const float (&sums)[V::kDim / 8][4],
+                                             const float (&factors)[2]) {
+    return cuda::store_tokens<V>(common, tensor, cursor, own, sums, factors);
+  }
+};
+
+template <typename V>
+using Products = std::conditional_t<V::kIsFloat, Tf32Products<V>, HalfProducts<V>>;
 
 // ---- Fragments of bias and mask ----
 
@@ -347,16 +402,20 @@ bool find_tiling(const Problem& problem, Bytes bytes, Tiling& tiling) {
 // Calls f with a variant for a call.
 template <bool kNumbers, int kSteps, typename F>
 auto with_variant(const Problem& problem, Dtype dtype, F f) {
-  return with_element(dtype, [&](auto element) {
+  const auto with_dim = [&](auto element, auto is_flat) {
     using Element = decltype(element);
-    const auto with_dim = [&](auto is_flat) {
-      constexpr bool kFlat = decltype(is_flat)::value;
-      if (problem.head_dim <= 32) return f(Variant<Element, 32, kFlat, kNumbers, kSteps>());
-      if (problem.head_dim <= 64) return f(Variant<Element, 64, kFlat, kNumbers, kSteps>());
-      return f(Variant<Element, 128, kFlat, kNumbers, kSteps>());
-    };
-    return problem.length[0] == 1 ? with_dim(std::true_type()) : with_dim(std::false_type());
-  });
+    constexpr bool kFlat = decltype(is_flat)::value;
+    if constexpr (!std::is_same_v<Element, float>) {
+      if (problem.head_dim > 64) return f(Variant<Element, 128, kFlat, kNumbers, kSteps>());
+      if (problem.head_dim > 32) return f(Variant<Element, 64, kFlat, kNumbers, kSteps>());
+    }
+    return f(Variant<Element, 32, kFlat, kNumbers, kSteps>());
+  };
+  const auto with_element = [&](auto element) {
+    return problem.length[0] == 1 ? with_dim(element, std::true_type())
+                                  : with_dim(element, std::false_type());
+  };
+  return dtype == Dtype::kFloat32 ? with_element(float()) : with_half(dtype, with_element);
 }
 
 }  // namespace matrix

@@ -43,11 +43,19 @@ int64_t query_bytes(const Problem& problem, const Tiling& tiling, bool has_bias)
          table_bytes<V>(problem, tiling, has_bias) + region_bytes<V>(tiling);
 }
 
+// The place in a warp's table of its token (g, e) of a patch and a key `down` rows (in one
+// dimension: any number) and in a column.
+template <typename V>
+NATTEN_OPS_DEVICE int place_in_table(const Common& common, const PatchColumns& columns, int g,
+                                     int e, int down, int column) {
+  const int at = column - columns.begin, rows = fragment_rows<V>(common.windows[0]);
+  return (at / 8 * rows + (V::kIsFlat ? g : down)) * 16 + at % 8 / 2 * 4 + 2 * e + at % 2;
+}
+
 // The sum of the warps' tables for an entry of the bias, of the patches of a tile.
 template <typename V>
 NATTEN_OPS_DEVICE float sum_of_entry(const Common& common, const Tile& tile, int down, int across) {
   constexpr int kTokens = V::kIsFlat ? 8 : 1;  // that have the same e
-  const int rows = fragment_rows<V>(common.windows[0]);
   const float* table = first_table<V>(common);
   float sum = 0;
   for (int warp = 0; warp < busy_warps<V>(common.tiling); ++warp) {
@@ -59,9 +67,7 @@ NATTEN_OPS_DEVICE float sum_of_entry(const Common& common, const Tile& tile, int
         const Span span = partners<true>(common.windows[1], own, columns.count);
         const int column = own + across - (common.windows[1] - 1);
         if (column < span.first || column > span.last) continue;
-        const int at = column - columns.begin;
-        sum +=
-            table[(at / 8 * rows + (V::kIsFlat ? g : down)) * 16 + at % 8 / 2 * 4 + 2 * e + at % 2];
+        sum += table[place_in_table<V>(common, columns, g, e, down, column)];
       }
     }
     table += fragment_numbers<V>(common);
@@ -69,16 +75,44 @@ NATTEN_OPS_DEVICE float sum_of_entry(const Common& common, const Tile& tile, int
   return sum;
 }
 
+// Repeats the bands of a tile whose bits are set. Of float, all bands, to make the warp's table
+// anew: infinity has no sign in its products (tf32.cuh), so D is NaN for some weights that are 0.
+template <typename V>
+NATTEN_OPS_DEVICE void repeat_tile(const by_queries::Parameters& parameters, const Tile& tile,
+                                   uint32_t again) {
+  if constexpr (!V::kIsFloat) {
+    by_queries::repeat_carefully<V>(parameters, tile, again, [](auto...) {});
+  } else {
+    const Common& common = parameters.common;
+    const bool has_bias = parameters.block_sums;
+    const int warp = thread_index() / 32, lane = thread_index() % 32;
+    const int numbers = fragment_numbers<V>(common);
+    float* const table = first_table<V>(common) + warp * numbers;
+    for (int i = lane; has_bias && i < numbers; i += 32) table[i] = 0;
+    warp_barrier();
+    const int bands = (tile.end[0] - tile.begin[0] + kPatchRows<V> - 1) / kPatchRows<V>;
+    const PatchColumns columns = PatchColumns::at<V, true>(common, tile, warp);
+    by_queries::repeat_carefully<V>(
+        parameters, tile, (1u << bands) - 1,
+        [&](const CarefulToken& token, int row, int column, float grad) {
+          if (!has_bias || lane > 0) return;
+          const int own = token.column - columns.first;
+          const int down = row - token.row + common.windows[0] - 1;
+          table[place_in_table<V>(common, columns, own % 8, V::kIsFlat ? own / 8 : own, down,
+                                  column)] += grad;
+        });
+  }
+}
+
 // The gradients of a patch's queries. Adds those of the logits to `table` in the order of
 // fragments, if it is not null: the thread's numbers of item 0.
 template <typename V>
 NATTEN_OPS_DEVICE void visit_keys(const Common& common, const Items& items, const Start<V>& start,
-                                  const Partners<V>& keys_and_values,
-                                  const uint32_t (&queries)[V::kDim / 16][4],
-                                  const uint32_t (&grad_outputs)[V::kDim / 16][4],
+                                  const typename Products<V>::Partners& keys_and_values,
+                                  const typename Products<V>::Patch& queries,
+                                  const typename Products<V>::Patch& grad_outputs,
                                   const float (&logsumexp)[2], const float (&delta)[2],
                                   float* table, float (&grad_queries)[V::kDim / 8][4]) {
-  using Element = typename V::Element;
   const int stride = item_stride<V>(common);
   visit_steps<V>(common, items, [&](int item, int eight, int offset) {
     float grads[2][4];
@@ -105,8 +139,8 @@ NATTEN_OPS_DEVICE void visit_keys(const Common& common, const Items& items, cons
         warp_barrier();
       }
     }
-    uint32_t weights[4];
-    as_weights<Element>(grads[0], grads[1], weights);
+    typename Products<V>::Weights weights;
+    Products<V>::as_weights(grads[0], grads[1], weights);
     keys_and_values.template accumulate<0>(weights, offset, grad_queries);
   });
 }
@@ -166,14 +200,15 @@ matrix_query_kernel(const by_queries::Parameters parameters) {
       Start<V> start = Start<V>::template at<true>(common, fragments, tile, own, items);
       // A stand-in must not touch the table's numbers of the token that it stands in for.
       if (!own.exists[0]) start.count = 0;
-      const Partners<V> keys_and_values(common, region, items.begin_row - rows.first,
-                                        of_patch.begin - columns.first, item_stride<V>(common));
+      const typename Products<V>::Partners keys_and_values(
+          common, region, items.begin_row - rows.first, of_patch.begin - columns.first,
+          item_stride<V>(common));
       const auto read = [&](int tensor) {
         const Plane<V, const Element> plane = {parameters.tensors[tensor], tensor};
         return Cursor<V, const Element>(common, plane, own).read(common, plane.tensor, own);
       };
-      uint32_t queries[V::kDim / 16][4], grad_outputs[V::kDim / 16][4];
-      as_patch<V>(common, read(kGradOutput), 0, grad_outputs);
+      typename Products<V>::Patch queries, grad_outputs;
+      Products<V>::as_patch(common, read(kGradOutput), 0, grad_outputs);
       float logsumexp[2], delta[2];
       {
         const Channels<V> outputs = read(kOutput);
@@ -181,25 +216,16 @@ matrix_query_kernel(const by_queries::Parameters parameters) {
         const Plane<V, Two> numbers = {parameters.tensors[kNumbers], kNumbers};
         NATTEN_OPS_UNROLL
         for (int e = 0; e < 2; ++e) {
-          // The diagonal of a product holds the product of each token with itself.
-          const int g = thread_index() % 32 / 4, c = thread_index() % 4;
-          float products[4] = {};
-          NATTEN_OPS_UNROLL
-          for (int quad = 0; quad < V::kDim / 32; ++quad) {
-            const uint32_t (&words)[4] = outputs.tokens[e][quad].words;
-            multiply_add<Element>(products, grad_outputs[2 * quad], words[0], words[1]);
-            multiply_add<Element>(products, grad_outputs[2 * quad + 1], words[2], words[3]);
-          }
-          delta[e] = shuffle(g % 2 ? products[2 * e + 1] : products[2 * e], 4 * g + g / 2);
+          delta[e] = Products<V>::times_own(grad_outputs, outputs, e);
           // Tokens that do not exist have no weights.
           logsumexp[e] =
               own.exists[e] ? *logsumexps.at(own.row, own.columns[e]) * kLog2e : INFINITY;
-          if (own.exists[e] && c == 0) {
+          if (own.exists[e] && thread_index() % 4 == 0) {
             *numbers.at(own.row, own.columns[e]) = {{logsumexp[e], -delta[e]}};
           }
         }
       }
-      as_patch<V>(common, read(kQuery), common.signs, queries);
+      Products<V>::as_patch(common, read(kQuery), common.signs, queries);
       float grad_queries[V::kDim / 8][4];
       clear(grad_queries);
       visit_keys<V>(common, items, start, keys_and_values, queries, grad_outputs, logsumexp, delta,
@@ -207,12 +233,12 @@ matrix_query_kernel(const by_queries::Parameters parameters) {
       const float factors[2] = {static_cast<float>(common.problem.scale),
                                 static_cast<float>(common.problem.scale)};
       const Plane<V, Element> plane = {parameters.tensors[kGradQuery], kGradQuery};
-      const bool finite = store_tokens<V>(
+      const bool finite = Products<V>::store_tokens(
           common, plane.tensor, Cursor<V, Element>(common, plane, own), own, grad_queries, factors);
       repeat_unless(finite, (row - tile.begin[0]) / kPatchRows<V>);
     }
     const uint32_t again = bands_to_repeat();
-    if (again) repeat_carefully<V>(parameters, find_tile_again(common, number), again);
+    if (again) repeat_tile<V>(parameters, find_tile_again(common, number), again);
     if (!has_bias) continue;
     block_barrier();
     for (int i = thread_index(); i < bias_size; i += V::kThreads) {
@@ -240,7 +266,7 @@ template <typename V>
 struct KeyPatch {
   Items items;
   Start<V> start;
-  Partners<V> queries_and_grads;
+  typename Products<V>::Partners queries_and_grads;
   const Two* numbers;  // of the thread's first query
 };
 
@@ -248,8 +274,8 @@ struct KeyPatch {
 // both.
 template <typename V, bool kKeys, bool kValues>
 NATTEN_OPS_DEVICE void visit_queries(const Common& common, const KeyPatch<V>& patch,
-                                     const uint32_t (&keys)[V::kDim / 16][4],
-                                     const uint32_t (&values)[V::kDim / 16][4],
+                                     const typename Products<V>::Patch& keys,
+                                     const typename Products<V>::Patch& values,
                                      float (&grad_keys)[V::kDim / 8][4],
                                      float (&grad_values)[V::kDim / 8][4]) {
   using Element = typename V::Element;
@@ -276,13 +302,13 @@ NATTEN_OPS_DEVICE void visit_queries(const Common& common, const KeyPatch<V>& pa
         grads[i][j] = weights[i][j] * grad_weights[j];
       }
     }
-    uint32_t sixteen[4];
+    typename Products<V>::Weights sixteen;
     if (kValues) {
-      as_weights<Element>(weights[0], weights[1], sixteen);
+      Products<V>::as_weights(weights[0], weights[1], sixteen);
       patch.queries_and_grads.template accumulate<1>(sixteen, offset, grad_values);
     }
     if (kKeys) {
-      as_weights<Element>(grads[0], grads[1], sixteen);
+      Products<V>::as_weights(grads[0], grads[1], sixteen);
       patch.queries_and_grads.template accumulate<0>(sixteen, offset, grad_keys);
     }
   });
@@ -329,21 +355,21 @@ matrix_key_kernel(const by_keys::Parameters parameters) {
     const int at[2] = {items.begin_row - rows.first, of_patch.begin - columns.first};
     const KeyPatch<V> patch = {
         items, Start<V>::template at<false>(common, fragments, tile, own, items),
-        Partners<V>(common, region, at[0], at[1], item_stride<V>(common)),
+        typename Products<V>::Partners(common, region, at[0], at[1], item_stride<V>(common)),
         numbers_of<V>(common, region, at[0]) + at[1] + 2 * (thread_index() % 4)};
-    const auto read = [&](int tensor, uint32_t flips, uint32_t (&fragments)[V::kDim / 16][4]) {
+    const auto read = [&](int tensor, uint32_t flips, typename Products<V>::Patch& fragments) {
       const Plane<V, const Element> plane = {tensors[tensor], tensor};
-      as_patch<V>(common,
-                  Cursor<V, const Element>(common, plane, own).read(common, plane.tensor, own),
-                  flips, fragments);
+      Products<V>::as_patch(
+          common, Cursor<V, const Element>(common, plane, own).read(common, plane.tensor, own),
+          flips, fragments);
     };
     const auto store = [&](int tensor, const float (&sums)[V::kDim / 8][4], float factor) {
       const Plane<V, Element> plane = {tensors[tensor], tensor};
       const float factors[2] = {factor, factor};
-      return store_tokens<V>(common, plane.tensor, Cursor<V, Element>(common, plane, own), own,
-                             sums, factors);
+      return Products<V>::store_tokens(common, plane.tensor, Cursor<V, Element>(common, plane, own),
+                                       own, sums, factors);
     };
-    uint32_t keys[V::kDim / 16][4], values[V::kDim / 16][4];
+    typename Products<V>::Patch keys, values;
     float grad_keys[V::kDim / 8][4], grad_values[V::kDim / 8][4];
     read(kKey, common.signs, keys);
     const float scale = static_cast<float>(common.problem.scale);
@@ -403,7 +429,8 @@ bool find_tilings(const BackwardCall& call, const Problem& problem, Tilings& til
   }
   if (has_bias) {
     const Tiling& tiling = tilings.by_queries;
-    const int64_t tile_bytes = int64_t(3) * tiling.tile[0] * tiling.tile[1] * problem.head_dim * 2;
+    const int64_t tile_bytes =
+        int64_t(3) * tiling.tile[0] * tiling.tile[1] * problem.head_dim * bytes_of(call.dtype);
     tilings.by_queries.tiles_per_block =
         static_cast<int>((100 * problem.bias_size() * 4 + tile_bytes - 1) / tile_bytes);
   }
@@ -419,7 +446,7 @@ bool matrix_covers(const BackwardCall& call) {
   return matrix::with_backward_variants(call, [&](auto query_variant, auto key_variant) {
     matrix::Tilings tilings;
     return matrix::find_tilings<decltype(query_variant), decltype(key_variant)>(
-        call, Orientation(call.problem).problem, tilings);
+        call, Orientation(call).problem, tilings);
   });
 }
 
@@ -427,7 +454,7 @@ int64_t matrix_backward_scratch(const BackwardCall& call) {
   return matrix::with_backward_variants(call, [&](auto query_variant, auto key_variant) {
     matrix::Tilings tilings;
     matrix::find_tilings<decltype(query_variant), decltype(key_variant)>(
-        call, Orientation(call.problem).problem, tilings);
+        call, Orientation(call).problem, tilings);
     return scratch_bytes(call, tilings.by_queries);
   });
 }
@@ -436,7 +463,7 @@ const char* matrix_backward(const BackwardCall& call, void* stream) {
   return matrix::with_backward_variants(call, [&](auto query_variant, auto key_variant) {
     using QueryVariant = decltype(query_variant);
     using KeyVariant = decltype(key_variant);
-    const Orientation orientation(call.problem);
+    const Orientation orientation(call);
     const Problem& problem = orientation.problem;
     matrix::Tilings tilings;
     matrix::find_tilings<QueryVariant, KeyVariant>(call, problem, tilings);

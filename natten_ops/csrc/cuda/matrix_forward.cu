@@ -60,11 +60,9 @@ struct Attended {
 
 template <typename V>
 NATTEN_OPS_DEVICE void attend(const Common& common, const Items& items, const Start<V>& start,
-                              const Partners<V>& keys_and_values,
-                              const uint32_t (&queries)[V::kDim / 16][4], Attended<V>& attended) {
-  using Element = typename V::Element;
+                              const typename Products<V>::Partners& keys_and_values,
+                              const typename Products<V>::Patch& queries, Attended<V>& attended) {
   const int stride = item_stride<V>(common);
-  const uint32_t ones = pack<Element>(1.0f, 1.0f);
   visit_steps<V>(common, items, [&](int item, int eight, int offset) {
     float logits[V::kStep][4];
     NATTEN_OPS_UNROLL
@@ -81,12 +79,13 @@ NATTEN_OPS_DEVICE void attend(const Common& common, const Items& items, const St
         float& number = logits[i + j / 4][j % 4];
         number = exp2_of(number * common.log2_scale - bases[j % 4 / 2]);
       }
-      uint32_t weights[4];
-      as_weights<Element>(logits[i], logits[i + 1], weights);
+      typename Products<V>::Weights weights;
+      Products<V>::as_weights(logits[i], logits[i + 1], weights);
       keys_and_values.template accumulate<1>(weights, offset + i * stride, attended.outputs);
-      multiply_add<Element>(attended.sums, weights, ones, ones);
+      Products<V>::add_weights(logits[i], logits[i + 1], weights, attended.sums);
     }
   });
+  Products<V>::add_threads(attended.sums);
 }
 
 template <typename V>
@@ -124,20 +123,21 @@ matrix_forward_kernel(const Parameters parameters) {
     const Own<V> own(tile, row, of_patch.first);
     const Items items = Items::at<V, true>(common, tile, row, of_patch);
     const Start<V> start = Start<V>::template at<true>(common, fragments, tile, own, items);
-    const Partners<V> keys_and_values(common, region, items.begin_row - rows.first,
-                                      of_patch.begin - columns.first, item_stride<V>(common));
-    uint32_t queries[V::kDim / 16][4];
-    as_patch<V>(common,
-                Cursor<V, const Element>(common, {query_tensor, kQuery}, own)
-                    .read(common, query_tensor, own),
-                common.signs, queries);
+    const typename Products<V>::Partners keys_and_values(
+        common, region, items.begin_row - rows.first, of_patch.begin - columns.first,
+        item_stride<V>(common));
+    typename Products<V>::Patch queries;
+    Products<V>::as_patch(common,
+                          Cursor<V, const Element>(common, {query_tensor, kQuery}, own)
+                              .read(common, query_tensor, own),
+                          common.signs, queries);
     Attended<V> attended;
     attend<V>(common, items, start, keys_and_values, queries, attended);
 
     const float factors[2] = {fast_reciprocal(attended.sums[0]), fast_reciprocal(attended.sums[2])};
-    const bool finite = store_tokens<V>(common, output_tensor,
-                                        Cursor<V, Element>(common, {output_tensor, kOutput}, own),
-                                        own, attended.outputs, factors);
+    const bool finite = Products<V>::store_tokens(
+        common, output_tensor, Cursor<V, Element>(common, {output_tensor, kOutput}, own), own,
+        attended.outputs, factors);
     // Of the four threads of a row, thread e stores the number of token e.
     if (c == 0 ? own.exists[0] : c == 1 && own.exists[1]) {
       const Plane<V, float> logsumexps = {parameters.tensors[kLogsumexp], kLogsumexp};
@@ -173,8 +173,7 @@ bool matrix_covers(const ForwardCall& call) {
   return matrix::with_variant<false, matrix::kForwardStep>(
       call.problem, call.dtype, [&](auto variant) {
         Tiling tiling;
-        return matrix::find_forward_tiling<decltype(variant)>(Orientation(call.problem).problem,
-                                                              tiling);
+        return matrix::find_forward_tiling<decltype(variant)>(Orientation(call).problem, tiling);
       });
 }
 
@@ -182,7 +181,7 @@ const char* matrix_forward(const ForwardCall& call, void* stream) {
   return matrix::with_variant<false, matrix::kForwardStep>(
       call.problem, call.dtype, [&](auto variant) {
         using V = decltype(variant);
-        const Orientation orientation(call.problem);
+        const Orientation orientation(call);
         Tiling tiling;
         matrix::find_forward_tiling<V>(orientation.problem, tiling);
         const auto parameters = forward_pass::make_parameters(call, orientation, tiling);

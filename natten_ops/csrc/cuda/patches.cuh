@@ -127,9 +127,8 @@ NATTEN_OPS_DEVICE void find_planes(const Common& common, const Tensor (&tensors)
                      tile.residue[1] * tensor.axis_stride[1];
   } else if (number == kCount) {
     const int64_t entries = (2 * common.windows[0] - 1) * (2 * common.windows[1] - 1);
-    const int bytes = common.bias.dtype == Dtype::kFloat32 ? 4 : 2;
     char* const bias = static_cast<char*>(common.bias.data);
-    planes[kCount] = bias ? bias + tile.head * entries * bytes : nullptr;
+    planes[kCount] = bias ? bias + tile.head * entries * bytes_of(common.bias.dtype) : nullptr;
   }
 }
 // The head's bias, which is after so many planes.
@@ -137,17 +136,31 @@ NATTEN_OPS_DEVICE BiasView bias_of_head(const Common& common, int planes) {
   return {reinterpret_cast<char**>(shared_memory())[planes], common.bias.dtype};
 }
 
+// A piece of a token: 16 bytes.
 struct alignas(16) Words {
   uint32_t words[4];
 };
+template <typename Element>
+constexpr int kPieceChannels = 16 / sizeof(Element);
 
-// Offset of 8 channels of a token of a region's row. Those of eight neighbors are in different
-// banks; so are four pieces of 8 channels of two neighbors.
-template <int kDim>
-NATTEN_OPS_DEVICE int shared_offset(int token, int chunk) {
-  static_assert(kDim == 32 || kDim == 64 || kDim == 128);
-  const int mixed = chunk ^ (kDim == 32 ? token >> 1 & 3 : (token & 1) << 2 | (token >> 1 & 3));
-  return token * kDim + mixed * 8;
+// Eight channels of a token.
+template <typename Element>
+struct alignas(16) Eight {
+  uint32_t words[2 * sizeof(Element)];
+};
+
+// Offset of a piece of a token of a region's row. Threads that load at once find theirs in
+// different banks: one piece of eight neighbors, or four of two neighbors (half precision: four in
+// a row; float: every other one).
+template <typename V>
+NATTEN_OPS_DEVICE int shared_offset(int token, int piece) {
+  using Element = typename V::Element;
+  constexpr int kDim = V::kDim;
+  static_assert(kDim == 32 || (sizeof(Element) == 2 && (kDim == 64 || kDim == 128)));
+  const int mix = sizeof(Element) == 4 ? token & 7
+                  : kDim == 32         ? token >> 1 & 3
+                                       : (token & 1) << 2 | (token >> 1 & 3);
+  return token * kDim + (piece ^ mix) * kPieceChannels<Element>;
 }
 
 // Elements of one tensor in a row of a region, and from row to row.
@@ -169,25 +182,25 @@ NATTEN_OPS_DEVICE void copy_row(const Common& common,
                                 const Plane<V, const typename V::Element>& plane, int row,
                                 int first_column, int columns, typename V::Element* to) {
   using Element = typename V::Element;
-  constexpr int kDim = V::kDim;
-  const int lane = thread_index() % 32, column = lane / 4, chunk = lane % 4;
+  constexpr int kDim = V::kDim, kChannels = kPieceChannels<Element>, kQuads = kDim / kChannels / 4;
+  const int lane = thread_index() % 32, column = lane / 4, piece = lane % 4;
   const int pitch = V::pitch(common);
   const char* from =
-      reinterpret_cast<const char*>(plane.at(row, first_column + column) + 8 * chunk);
+      reinterpret_cast<const char*>(plane.at(row, first_column + column) + kChannels * piece);
   const int64_t column_step = int64_t(8) * plane.tensor.step[1];
-  to += shared_offset<kDim>(column, chunk);
-  // The other chunks of a token are at these distances.
-  const int far = kDim == 32 ? 0 : shared_offset<kDim>(column, 4) - shared_offset<kDim>(column, 0);
+  to += shared_offset<V>(column, piece);
+  // The other pieces of a token are at these distances.
+  const int far = kQuads == 1 ? 0 : shared_offset<V>(column, 4) - shared_offset<V>(column, 0);
   constexpr int kGroupStep = V::kIsFlat ? V::kWarps : 1;
   NATTEN_OPS_UNROLL
   for (int group = V::kIsFlat ? thread_index() / 32 : 0; 8 * group < pitch; group += kGroupStep) {
     if (V::kHasWholePitch || column + 8 * group < pitch) {
       const bool exists = column + 8 * group < columns;
       NATTEN_OPS_UNROLL
-      for (int quad = 0; quad < kDim / 32; ++quad) {
-        Element* const at = to + 8 * group * kDim + quad % 2 * far + quad / 2 * 64;
+      for (int quad = 0; quad < kQuads; ++quad) {
+        Element* const at = to + 8 * group * kDim + quad % 2 * far + quad / 2 * (8 * kChannels);
         copy_async<16>(at, from + group * column_step + 64 * quad,
-                       exists && chunk + 4 * quad < common.chunks);
+                       exists && (piece + 4 * quad) * kChannels / 8 < common.chunks);
       }
     }
   }
@@ -223,12 +236,12 @@ struct Partners {
       : other(row_elements<V>(common)) {
     const int lane = thread_index() % 32;
     const int at = column + lane / 4;
-    tokens = region + row * next + shared_offset<kDim>(at, lane % 4);
-    far = kDim == 32 ? 0 : shared_offset<kDim>(at, 4) - shared_offset<kDim>(at, 0);
+    tokens = region + row * next + shared_offset<V>(at, lane % 4);
+    far = kDim == 32 ? 0 : shared_offset<V>(at, 4) - shared_offset<V>(at, 0);
     NATTEN_OPS_UNROLL
     for (int i = 0; i < kTransposed; ++i) {
       transposed[i] = region + (row + lane / 8 % 2) * next +
-                      shared_offset<kDim>(column + lane % 8, 2 * i + lane / 16);
+                      shared_offset<V>(column + lane % 8, 2 * i + lane / 16);
     }
   }
 
@@ -275,7 +288,7 @@ NATTEN_OPS_DEVICE void as_weights(const float (&first)[4], const float (&second)
 // channels that do not exist, those of another place.
 template <typename V>
 struct Channels {
-  Words tokens[2][V::kDim / 32];
+  Eight<typename V::Element> tokens[2][V::kDim / 32];
 };
 
 // The thread's first token, from channel 8 (lane % 4) on.
@@ -292,14 +305,15 @@ struct Cursor {
   }
   NATTEN_OPS_DEVICE Channels<V> read(const Common& common, const Tensor& tensor,
                                      const Own<V>& own) const {
+    using Source = const Eight<typename V::Element>;
     Element* const next = second(tensor, own);
     Channels<V> channels;
     NATTEN_OPS_UNROLL
     for (int quad = 0; quad < V::kDim / 32; ++quad) {
       const bool exists = quad == 0 || thread_index() % 4 + 4 * quad < common.chunks;
       const int from = exists ? 32 * quad : 0;
-      channels.tokens[0][quad] = *reinterpret_cast<const Words*>(at + from);
-      channels.tokens[1][quad] = *reinterpret_cast<const Words*>(next + from);
+      channels.tokens[0][quad] = *reinterpret_cast<Source*>(at + from);
+      channels.tokens[1][quad] = *reinterpret_cast<Source*>(next + from);
     }
     return channels;
   }
@@ -344,6 +358,13 @@ NATTEN_OPS_DEVICE Words transpose_words(const uint32_t (&own)[4]) {
   return whole;
 }
 
+// The thread's token e, from where the cursor is in the first. Between two tokens that exist; the
+// second one's address is not used if it does not.
+template <typename V, typename Element>
+NATTEN_OPS_DEVICE Element* token_at(const Cursor<V, Element>& cursor, const Tensor& tensor, int e) {
+  return ahead(cursor.at, e * (V::kIsFlat ? 8 : 1) * int64_t(tensor.step[1]));
+}
+
 // Multiplies each token's sums by its factor, rounds and stores them. Returns whether all are
 // finite.
 template <typename V>
@@ -355,8 +376,7 @@ NATTEN_OPS_DEVICE bool store_tokens(const Common& common, const Tensor& tensor,
   uint32_t zeros = 0;
   NATTEN_OPS_UNROLL
   for (int e = 0; e < 2; ++e) {
-    // Between two tokens that exist; the second one's address is not used if it does not.
-    Element* const token = ahead(cursor.at, e * (V::kIsFlat ? 8 : 1) * int64_t(tensor.step[1]));
+    Element* const token = token_at(cursor, tensor, e);
     NATTEN_OPS_UNROLL
     for (int quad = 0; quad < V::kDim / 32; ++quad) {
       uint32_t words[4];

@@ -10,10 +10,17 @@ bool is_empty(const Problem& problem) {
   return problem.batch * problem.length[0] * problem.length[1] == 0;
 }
 
+// A patch of products has the keys of all its queries, which is too many of a small window: for
+// float32 with TF32, the exact kernels then take fewer instructions.
+constexpr int64_t kFewKeys = 25;
+
 template <typename Call>
 Family choose(const Call& call) {
   if (small_covers(call)) return Family::kSmall;
-  if (matrix_covers(call)) return Family::kMatrix;
+  const auto [k0, k1] = call.problem.kernel_size;
+  const bool is_exact_better =
+      call.dtype == Dtype::kFloat32 && k0 * k1 <= kFewKeys && staged_covers(call);
+  if (!is_exact_better && matrix_covers(call)) return Family::kMatrix;
   return staged_covers(call) ? Family::kStaged : Family::kScalar;
 }
 

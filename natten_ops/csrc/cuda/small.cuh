@@ -409,10 +409,12 @@ struct Start {
 
 // ---- Calls ----
 
-inline bool covers(const Problem& problem) {
+template <typename Call>
+bool covers(const Call& call) {
+  const Problem& problem = call.problem;
   const int64_t size = problem.kernel_size[0];
-  return problem.head_dim <= 32 && problem.kernel_size[1] == size &&
-         (size == 3 || size == 5 || size == 7);
+  return call.dtype != Dtype::kFloat32 && problem.head_dim <= 32 &&
+         problem.kernel_size[1] == size && (size == 3 || size == 5 || size == 7);
 }
 
 template <typename V>
@@ -465,7 +467,7 @@ bool find_tiling(const Problem& problem, Bytes bytes, Tiling& tiling) {
 // Calls f with a variant for the problem and dtype.
 template <int kWarps, bool kNumbers, typename F>
 auto with_variant(const Problem& problem, Dtype dtype, F f) {
-  return with_element(dtype, [&](auto element) {
+  return with_half(dtype, [&](auto element) {
     using Element = decltype(element);
     switch (problem.kernel_size[0]) {
       case 3:

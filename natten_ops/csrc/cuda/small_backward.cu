@@ -244,7 +244,8 @@ small_query_kernel(const by_queries::Parameters parameters) {
       }
     }
     const uint32_t again = bands_to_repeat();
-    if (again) repeat_carefully<V>(parameters, tile, again);
+    // The gradient of the bias has no products with masked weights.
+    if (again) repeat_carefully<V>(parameters, tile, again, [](auto...) {});
   }
 
   if (!parameters.block_sums) return;
@@ -431,8 +432,8 @@ bool find_tilings(const Problem& problem, Tilings& tilings) {
 }  // namespace small
 
 bool small_covers(const BackwardCall& call) {
-  if (!are_for_tensor_cores(call) || !small::covers(call.problem)) return false;
-  const Problem problem = Orientation(call.problem).problem;
+  if (!small::covers(call) || !are_for_tensor_cores(call)) return false;
+  const Problem problem = Orientation(call).problem;
   return small::with_backward_variants(
       problem, call.dtype, [&](auto query_variant, auto key_variant) {
         small::Tilings tilings;
@@ -442,7 +443,7 @@ bool small_covers(const BackwardCall& call) {
 }
 
 int64_t small_backward_scratch(const BackwardCall& call) {
-  const Problem problem = Orientation(call.problem).problem;
+  const Problem problem = Orientation(call).problem;
   return small::with_backward_variants(
       problem, call.dtype, [&](auto query_variant, auto key_variant) {
         small::Tilings tilings;
@@ -452,7 +453,7 @@ int64_t small_backward_scratch(const BackwardCall& call) {
 }
 
 const char* small_backward(const BackwardCall& call, void* stream) {
-  const Orientation orientation(call.problem);
+  const Orientation orientation(call);
   const Problem& problem = orientation.problem;
   return small::with_backward_variants(
       problem, call.dtype, [&](auto query_variant, auto key_variant) {

@@ -128,8 +128,8 @@ bool find_forward_tiling(const Problem& problem, Tiling& tiling) {
 }  // namespace small
 
 bool small_covers(const ForwardCall& call) {
-  if (!forward_pass::are_for_tensor_cores(call) || !small::covers(call.problem)) return false;
-  const Problem problem = Orientation(call.problem).problem;
+  if (!small::covers(call) || !forward_pass::are_for_tensor_cores(call)) return false;
+  const Problem problem = Orientation(call).problem;
   return small::with_variant<small::kForwardWarps, false>(problem, call.dtype, [&](auto variant) {
     Tiling tiling;
     return small::find_forward_tiling<decltype(variant)>(problem, tiling);
@@ -137,7 +137,7 @@ bool small_covers(const ForwardCall& call) {
 }
 
 const char* small_forward(const ForwardCall& call, void* stream) {
-  const Orientation orientation(call.problem);
+  const Orientation orientation(call);
   const Problem& problem = orientation.problem;
   return small::with_variant<small::kForwardWarps, false>(problem, call.dtype, [&](auto variant) {
     using V = decltype(variant);

@@ -42,6 +42,11 @@ NATTEN_OPS_DEVICE void clear(float (&sums)[kRows][kColumns]) {
   }
 }
 
+// Bytes of a number.
+NATTEN_OPS_HOST_DEVICE int bytes_of(Dtype dtype) {
+  return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2;
+}
+
 // ---- Tiles ----
 
 // How tiles cover the problem. Positions are places within a residue class.
@@ -166,7 +171,7 @@ struct Common : Spread {
   BiasView bias;
   int bias_step[2];
   float log2_scale, inverse_scale;  // log2(e) times the scale, and its inverse, without their sign
-  uint32_t signs;                   // flips the signs of two numbers if the scale is negative
+  uint32_t signs;                   // flips the signs of two halves if the scale is negative
   uint32_t nothing;                 // 0
   int chunks;                       // 8 channels each
 };
@@ -221,13 +226,16 @@ inline double magnitude(double number) { return number < 0 ? -number : number; }
 
 // Whether the kernels on tensor cores can compute a call. The scale must not be nearly zero,
 // because bias / scale has to be a finite number.
-inline bool are_for_tensor_cores(const Problem& problem, Dtype dtype,
+inline bool are_for_tensor_cores(const Problem& problem, Dtype dtype, bool allow_tf32,
                                  std::initializer_list<const TensorView*> views) {
   constexpr int64_t kMostKeys = 4096;  // on an axis; more do not fit shared memory in any case
   const int capability = compute_capability();
+  const bool is_float = dtype == Dtype::kFloat32;
   const bool has_type = (dtype == Dtype::kFloat16 && capability >= 75) ||
-                        (dtype == Dtype::kBFloat16 && capability >= 80);
-  if (!has_type || problem.head_dim % 8 != 0 || problem.head_dim > kMatrixMaxHeadDim ||
+                        (dtype == Dtype::kBFloat16 && capability >= 80) ||
+                        (is_float && allow_tf32 && capability >= 80);
+  const int64_t most_channels = is_float ? kTf32MaxHeadDim : kMatrixMaxHeadDim;
+  if (!has_type || problem.head_dim % 8 != 0 || problem.head_dim > most_channels ||
       problem.kernel_size[0] > kMostKeys || problem.kernel_size[1] > kMostKeys ||
       !(magnitude(problem.scale) > 1e-6) || !(magnitude(problem.scale) < 1e6)) {
     return false;
@@ -237,15 +245,18 @@ inline bool are_for_tensor_cores(const Problem& problem, Dtype dtype,
       !is_int(problem.length[1] * problem.heads * problem.dilation[0] * int64_t(sizeof(Two)))) {
     return false;
   }
+  const int bytes = bytes_of(dtype);
   for (const TensorView* view : views) {
-    const auto fits = [](int64_t size, int64_t stride) { return size == 1 || stride % 8 == 0; };
+    const auto fits = [&](int64_t size, int64_t stride) {
+      return size == 1 || stride * bytes % 16 == 0;
+    };
     if (reinterpret_cast<uintptr_t>(view->data) % 16 != 0 || view->channel_stride != 1 ||
         !fits(problem.batch, view->batch_stride) || !fits(problem.heads, view->head_stride)) {
       return false;
     }
     for (int axis = 0; axis < 2; ++axis) {
       if (!fits(problem.length[axis], view->axis_stride[axis]) ||
-          !is_int(view->axis_stride[axis] * problem.dilation[axis] * 2)) {
+          !is_int(view->axis_stride[axis] * problem.dilation[axis] * bytes)) {
         return false;
       }
     }
@@ -253,9 +264,9 @@ inline bool are_for_tensor_cores(const Problem& problem, Dtype dtype,
   return true;
 }
 
-// Calls f with a number of the call's dtype.
+// Calls f with a number of the call's dtype, one of half precision.
 template <typename F>
-auto with_element(Dtype dtype, F f) {
+auto with_half(Dtype dtype, F f) {
   return dtype == Dtype::kFloat16 ? f(Float16()) : f(BFloat16());
 }
 
@@ -282,19 +293,26 @@ inline bool is_better_transposed(const Problem& problem) {
 // The call's views, with axes exchanged if that is better.
 struct Orientation {
   Problem problem;
+  Dtype dtype;
   bool is_transposed;
 
-  explicit Orientation(const Problem& of) : problem(of), is_transposed(is_better_transposed(of)) {
+  template <typename Call>
+  explicit Orientation(const Call& call)
+      : problem(call.problem),
+        dtype(call.dtype),
+        is_transposed(is_better_transposed(call.problem)) {
     if (is_transposed) {
       exchange(problem.length);
       exchange(problem.kernel_size);
       exchange(problem.dilation);
     }
   }
-  Tensor tensor(TensorView view, int64_t size = 2) const {
+  // `size` are the bytes of an element.
+  Tensor tensor(TensorView view, int64_t size) const {
     if (is_transposed) exchange(view.axis_stride);
     return Tensor(problem, view, size);
   }
+  Tensor tensor(const TensorView& view) const { return tensor(view, bytes_of(dtype)); }
   // A contiguous tensor of `size` bytes per query and head.
   Tensor numbers(const void* data, int64_t size) const {
     const int64_t columns = problem.length[is_transposed ? 0 : 1];

@@ -53,7 +53,7 @@ std::optional<Tensor> kernel_bias(const std::optional<TensorInfo>& rpb, const Te
 struct CpuBackEnd {
   static void forward(const Problem& problem, const QueryKeyValue& inputs,
                       const std::optional<TensorInfo>& rpb, const TensorInfo& output,
-                      const TensorInfo& logsumexp) {
+                      const TensorInfo& logsumexp, bool /*allow_tf32*/) {
     const TensorInfo& query = inputs.query;
     const std::optional<Tensor> bias = kernel_bias(rpb, query);
     const cpu::ForwardCall call{problem,
@@ -73,7 +73,7 @@ struct CpuBackEnd {
   static Tensor backward(const Problem& problem, const Tensor& grad_output,
                          const QueryKeyValue& inputs, const std::optional<TensorInfo>& rpb,
                          const TensorInfo& /*output*/, const TensorInfo& logsumexp,
-                         const QueryKeyValue& grads) {
+                         const QueryKeyValue& grads, bool /*allow_tf32*/) {
     const TensorInfo& query = inputs.query;
     const auto plan = cpu::make_backward_plan(problem, torch::stable::get_num_threads());
     // Each slab's own sum of the bias' gradient. sum_grad_bias adds them in the order of the slabs.

@@ -61,12 +61,13 @@ cuda::BiasView bias_view_of(const TensorInfo& bias) { return {bias.data, dtype_o
 struct CudaBackEnd {
   static void forward(const Problem& problem, const QueryKeyValue& inputs,
                       const std::optional<TensorInfo>& rpb, const TensorInfo& output,
-                      const TensorInfo& logsumexp) {
+                      const TensorInfo& logsumexp, bool allow_tf32) {
     const TensorInfo& query = inputs.query;
     check_covered(problem);
     const CurrentDevice device(query);
     const cuda::ForwardCall call{problem,
                                  dtype_of(query),
+                                 allow_tf32,
                                  view_of(query),
                                  view_of(inputs.key),
                                  view_of(inputs.value),
@@ -79,7 +80,7 @@ struct CudaBackEnd {
   static Tensor backward(const Problem& problem, const Tensor& grad_output,
                          const QueryKeyValue& inputs, const std::optional<TensorInfo>& rpb,
                          const TensorInfo& output, const TensorInfo& logsumexp,
-                         const QueryKeyValue& grads) {
+                         const QueryKeyValue& grads, bool allow_tf32) {
     const TensorInfo& query = inputs.query;
     check_covered(problem);
     const CurrentDevice device(query);
@@ -91,6 +92,7 @@ struct CudaBackEnd {
     const TensorInfo gradient(grad_output);
     cuda::BackwardCall call{problem,
                             dtype_of(query),
+                            allow_tf32,
                             view_of(gradient),
                             view_of(query),
                             view_of(inputs.key),

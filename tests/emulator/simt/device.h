@@ -17,8 +17,8 @@
 // - accesses outside of shared memory, global memory and arrays of a thread, misaligned words and
 //   overflow of integers: AddressSanitizer and UndefinedBehaviorSanitizer end the program;
 // - collectives to which not all threads of a warp (block_barrier: of the block) come, at the same
-//   line; misaligned addresses, and others than of shared memory, of copies and matrices; bfloat16
-//   products before 8.0; too much shared memory; another stream than the caller's: `launch` returns
+//   line; misaligned addresses, and others than of shared memory, of copies and matrices; products
+//   of bfloat16 and TF32 before 8.0; too much shared memory; another stream than the caller's: `launch` returns
 //   a message.
 // What it does not: races between two threads of a warp with a collective between them that is no
 // barrier (shuffles order memory here, not on the device), or that both add to a number (here one
@@ -102,6 +102,8 @@ struct Shuffle {
 void load_matrices(uint32_t (&words)[4], const void* row, bool transposed, const Call& call);
 void multiply_add(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
                   float (*widen)(uint16_t), const Call& call);
+void multiply_add_tf32(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                       const Call& call);
 void copy_async(void* shared, const void* global, bool valid, int bytes, const Call& call);
 void copy_async_commit();
 void copy_async_wait(int batches);
@@ -132,6 +134,17 @@ inline void narrow(float number, float& to) { to = number; }
 inline void narrow(double number, double& to) { to = number; }
 inline void narrow(float number, Float16& to) { to.bits = simt::narrow_float16(number); }
 inline void narrow(float number, BFloat16& to) { to.bits = simt::narrow_bfloat16(number); }
+
+inline uint32_t bits_of(float number) {
+  uint32_t bits;
+  std::memcpy(&bits, &number, sizeof(bits));
+  return bits;
+}
+inline float float_of(uint32_t bits) {
+  float number;
+  std::memcpy(&number, &bits, sizeof(number));
+  return number;
+}
 
 template <typename Element>
 uint32_t pack(float low, float high) {
@@ -252,6 +265,12 @@ void multiply_add(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t
     simt::fail(call, "bfloat16 needs compute capability 8.0");
   }
   simt::multiply_add(sum, a, b0, b1, kFloat16 ? simt::widen_float16 : simt::widen_bfloat16, call);
+}
+
+inline void multiply_add_tf32(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                              NATTEN_OPS_SIMT_CALL("multiply_add_tf32")) {
+  if (simt::here.capability < 80) simt::fail(call, "TF32 needs compute capability 8.0");
+  simt::multiply_add_tf32(sum, a, b0, b1, call);
 }
 
 template <typename... Parameters, typename... Arguments>

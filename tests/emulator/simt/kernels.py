@@ -99,7 +99,8 @@ def _result(data: bytes, like: Tensor) -> Tensor:
 class Kernels:
     """How to call the kernels.
 
-    ``orders``, ``scalar``, ``capability``, ``multiprocessors`` and ``far`` are those of a Request;
+    ``orders``, ``scalar``, ``capability``, ``multiprocessors``, ``far`` and ``allow_tf32`` are those of a
+    Request;
     ``layout`` makes a tensor that has the strides for a result like another one; ``family`` tells which
     kernels served the last call ('small', 'matrix', 'staged' or 'scalar'), and
     ``contiguous_gradient_helps`` whether others than scalar ones do if grad_output is contiguous.
@@ -111,6 +112,7 @@ class Kernels:
     capability: int = 90
     multiprocessors: int = 2
     far: bool = False
+    allow_tf32: bool = False
     layout: Callable[[Tensor], Tensor] = lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype)
     family: str = 'none'
     contiguous_gradient_helps: bool = False
@@ -138,10 +140,19 @@ class Kernels:
             dilation=_padded(dilation, 1),
             scale=scale,
         )
-        dtype = DTYPES[query.dtype]
-        device = (self.capability, self.multiprocessors)
         answer = self.worker.run(
-            Request(function, problem, dtype, memory, self.orders, self.scalar, *device, self.far)
+            Request(
+                function,
+                problem,
+                DTYPES[query.dtype],
+                self.allow_tf32,
+                memory,
+                self.orders,
+                self.scalar,
+                self.capability,
+                self.multiprocessors,
+                self.far,
+            )
         )
         self.family = 'scalar' if self.scalar else answer.family
         self.contiguous_gradient_helps = answer.contiguous_gradient_helps

@@ -81,6 +81,19 @@ matrix_products(const float* a, const float* b, float* out) {
   }
 }
 
+// a (16, 8), b (8, 8) in; a b, out. Bits that TF32 lacks are set here and there.
+NATTEN_OPS_KERNEL(32, 1) tf32_products(const float* a, const float* b, float* out) {
+  const int lane = thread_index(), g = lane / 4, c = lane % 4;
+  uint32_t words_a[4];
+  for (int i = 0; i < 4; ++i) {
+    words_a[i] = bits_of(a[(g + i % 2 * 8) * 8 + c + i / 2 * 4]) | 0x1fff >> (lane + i) % 16;
+  }
+  const uint32_t b0 = bits_of(b[c * 8 + g]), b1 = bits_of(b[(c + 4) * 8 + g]);
+  float sum[4] = {1, 2, 3, 4};
+  multiply_add_tf32(sum, words_a, b0 | 0x1fff, b1);
+  for (int i = 0; i < 4; ++i) out[(g + i / 2 * 8) * 8 + c * 2 + i % 2] = sum[i] - (i + 1);
+}
+
 // Two batches, and a copy that is in none yet: what the destinations hold after each wait.
 NATTEN_OPS_KERNEL(kThreads, 1) copies(const float* in, float* out) {
   if (thread_index() > 0) return;
@@ -212,6 +225,12 @@ NATTEN_OPS_KERNEL(kThreads, 1) bfloat16_product() {
   multiply_add<BFloat16>(sum, words, 0, 0);
 }
 
+NATTEN_OPS_KERNEL(kThreads, 1) tf32_product() {
+  float sum[4] = {};
+  const uint32_t words[4] = {};
+  multiply_add_tf32(sum, words, 0, 0);
+}
+
 // Programs ----------------------------------------------------------------------------------------
 
 constexpr int kIn = 16 * 16 + 16 * 8, kOut = 4 * kThreads;  // floats of each case
@@ -234,6 +253,10 @@ const std::map<std::string, Case> kCases = {
     {"block_sums", [](const float*, float* out) { return start(1, block_sums, out); }},
     {"matrix_products_float16", start_matrix_products<Float16>},
     {"matrix_products_bfloat16", start_matrix_products<BFloat16>},
+    {"tf32_products",
+     [](const float* in, float* out) {
+       return launch(tf32_products, 1, 32, 1024, simt::stream(), in, in + 16 * 8, out);
+     }},
     {"copies", [](const float* in, float* out) { return start(1, copies, in, out); }},
     {"missing_block_barrier",
      [](const float*, float* out) { return start(1, missing_block_barrier, out); }},
@@ -267,6 +290,7 @@ const std::map<std::string, Case> kCases = {
      [](const float* in, float*) { return start(1, copy_from_misaligned, in); }},
     {"copy_twice", [](const float* in, float*) { return start(1, copy_twice, in); }},
     {"bfloat16_product", [](const float*, float*) { return start(1, bfloat16_product); }},
+    {"tf32_product", [](const float*, float*) { return start(1, tf32_product); }},
     {"no_blocks", [](const float*, float* out) { return start(0, indices, out); }},
     {"too_much_shared_memory",
      [](const float*, float* out) {

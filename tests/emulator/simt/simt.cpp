@@ -244,6 +244,16 @@ struct MatrixLoad {
   }
 };
 
+// Adds a thread's part of a product to its sums.
+template <int kInner>
+void add_products(int lane, const float (&a)[16][kInner], const float (&b)[kInner][8],
+                  float (&sums)[4]) {
+  for (int i = 0; i < 4; ++i) {
+    const int row = lane / 4 + i / 2 * 8, column = 2 * (lane % 4) + i % 2;
+    for (int inner = 0; inner < kInner; ++inner) sums[i] += a[row][inner] * b[inner][column];
+  }
+}
+
 struct MatrixProduct {
   const uint32_t (&a)[4];
   uint32_t b[2];
@@ -265,13 +275,27 @@ struct MatrixProduct {
         b[c + half + 8][g] = number(part.b[1]);
       }
     }
+    for (int lane = 0; lane < kWarp; ++lane) add_products(lane, a, b, parts[lane]->sum);
+  }
+};
+
+struct Tf32Product {
+  const uint32_t (&a)[4];
+  uint32_t b[2];
+  float (&sum)[4];
+
+  static void join(Tf32Product* (&parts)[kWarp]) {
+    const auto number = [](uint32_t bits) { return float_of(bits & 0xffffe000); };
+    float a[16][8], b[8][8];
     for (int lane = 0; lane < kWarp; ++lane) {
-      for (int i = 0; i < 4; ++i) {
-        const int row = lane / 4 + i / 2 * 8, column = 2 * (lane % 4) + i % 2;
-        float& sum = parts[lane]->sum[i];
-        for (int inner = 0; inner < 16; ++inner) sum += a[row][inner] * b[inner][column];
+      const int g = lane / 4, c = lane % 4;
+      for (int half = 0; half < 2; ++half) {  // of the channels
+        a[g][c + 4 * half] = number(parts[lane]->a[2 * half]);
+        a[g + 8][c + 4 * half] = number(parts[lane]->a[2 * half + 1]);
+        b[c + 4 * half][g] = number(parts[lane]->b[half]);
       }
     }
+    for (int lane = 0; lane < kWarp; ++lane) add_products(lane, a, b, parts[lane]->sum);
   }
 };
 
@@ -324,6 +348,12 @@ void load_matrices(uint32_t (&words)[4], const void* row, bool transposed, const
 void multiply_add(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
                   float (*widen)(uint16_t), const Call& call) {
   MatrixProduct part{a, {b0, b1}, sum, widen};
+  collect(call, part);
+}
+
+void multiply_add_tf32(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                       const Call& call) {
+  Tf32Product part{a, {b0, b1}, sum};
   collect(call, part);
 }
 

@@ -44,6 +44,7 @@ class Request:
     function: str
     problem: dict[str, int | float | tuple[int, int]]
     dtype: int  # problem.h's
+    allow_tf32: bool
     memory: dict[str, Memory]  # by the names of calls.h
     orders: tuple[int, ...]  # see simt_set_order
     scalar: bool  # the scalar kernels, whatever the problem
@@ -103,6 +104,7 @@ class ForwardCall(ctypes.Structure):
     _fields_ = [
         ('problem', Problem),
         ('dtype', ctypes.c_int),
+        ('allow_tf32', ctypes.c_bool),
         *((name, TensorView) for name in ('query', 'key', 'value', 'output')),
         ('bias', BiasView),
         ('logsumexp', ctypes.c_void_p),
@@ -115,6 +117,7 @@ class BackwardCall(ctypes.Structure):
     _fields_ = [
         ('problem', Problem),
         ('dtype', ctypes.c_int),
+        ('allow_tf32', ctypes.c_bool),
         *((name, TensorView) for name in ('grad_output', 'query', 'key', 'value', 'output')),
         ('bias', BiasView),
         ('logsumexp', ctypes.c_void_p),
@@ -185,7 +188,7 @@ def make_call(
     call = ForwardCall() if request.function == 'forward' else BackwardCall()
     for name, value in request.problem.items():
         setattr(call.problem, name, _pair(*value) if isinstance(value, tuple) else value)
-    call.dtype = request.dtype
+    call.dtype, call.allow_tf32 = request.dtype, request.allow_tf32
     for name, address in addresses.items():
         memory = request.memory[name]
         if memory.stride is None:

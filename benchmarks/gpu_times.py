@@ -5,6 +5,8 @@ problems from the tests, which gpu_report.sh puts on the path.
 """
 
 import argparse
+import contextlib
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import torch
 
 from benchmarks.lib.cases import Case
 from benchmarks.lib.devices import Cuda
-from benchmarks.lib.gpu import describe, kernel_times, median_seconds, row_writer
+from benchmarks.lib.gpu import describe, kernel_times, median_seconds, row_writer, tf32
 from benchmarks.lib.operators import COMPUTATIONS, OperatorWorkload
 from benchmarks.lib.workload import DIRECTIONS, TRAINING
 
@@ -55,10 +57,12 @@ def check_results() -> None:
             layouts = ('fused', 'fused', 'fused', 'contiguous')
             window = (size,) * 2, (dilation,) * 2
             problem = Problem(2, spatial, 2, HEAD_DIM, *window, dtype, torch.float32, layouts)
-            check(problem)
-            drawn = draw(problem)
-            assert_equal(run(problem, *drawn), run(problem, *drawn))
-            print('right:', problem, flush=True)
+            for allowed in (contextlib.nullcontext, tf32)[: 2 if dtype == torch.float32 else 1]:
+                with allowed():
+                    check(problem)
+                    drawn = draw(problem)
+                    assert_equal(run(problem, *drawn), run(problem, *drawn))
+                print('right:', problem, 'with TF32' * (allowed is tf32), flush=True)
 
 
 def time_copies(emit: Callable[..., None]) -> None:
@@ -71,25 +75,29 @@ def time_copies(emit: Callable[..., None]) -> None:
 
 
 def time_operators(emit: Callable[..., None], names: list[str]) -> None:
-    """Times of implementations, forward and with backward, in float16 and, for ours, float32."""
+    """Times of implementations, forward and with backward, in float16; of ours, float32, too."""
     for height, width, heads, dilation in MAPS:
         for name in names:
             if dilation > 1 and name != 'natten_ops':
                 continue
-            for dtype in ('float16', 'float32')[: 2 if name == 'natten_ops' and dilation == 1 else 1]:
-                case = Case(height, width, heads, HEAD_DIM, BATCH, KERNEL_SIZE, dilation, dtype, 'cuda')
-                time_operator(emit, name, case)
+            case = Case(height, width, heads, HEAD_DIM, BATCH, KERNEL_SIZE, dilation, 'float16', 'cuda')
+            time_operator(emit, name, case)
+            if name == 'natten_ops' and dilation == 1:
+                exact = dataclasses.replace(case, dtype='float32')
+                time_operator(emit, name, exact)
+                with tf32():
+                    time_operator(emit, name, exact, 'float32 by TF32')
     for heads, head_dim, kernel_size in OTHERS:
         if 'natten_ops' in names:
             case = Case(100, 152, heads, head_dim, BATCH, kernel_size, 1, 'float16', 'cuda')
             time_operator(emit, 'natten_ops', case)
 
 
-def time_operator(emit: Callable[..., None], name: str, case: Case) -> None:
-    """Times of an implementation, forward and with backward, and of our kernels."""
+def time_operator(emit: Callable[..., None], name: str, case: Case, label: str | None = None) -> None:
+    """Times of an implementation and of our kernels; ``label`` names the dtype."""
     for direction in DIRECTIONS:
         row = dict(implementation=name, feature_map=f'{case.height}x{case.width}x{case.heads}')
-        row |= dict(dilation=case.dilation, dtype=case.dtype, direction=direction)
+        row |= dict(dilation=case.dilation, dtype=label or case.dtype, direction=direction)
         if (case.head_dim, case.kernel_size) != (HEAD_DIM, KERNEL_SIZE):
             row |= dict(head_dim=case.head_dim, kernel_size=case.kernel_size)
         try:

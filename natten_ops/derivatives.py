@@ -209,9 +209,11 @@ def forward(
     kernel_size: Sequence[int],
     dilation: Sequence[int],
     scale: float,
-    allow_tf32: bool,
+    allow_tf32: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """na_forward of tensors that autocast has cast.
+
+    torch.vmap leaves an argument out that has its default.
 
     Returns:
         Output and log-sum-exp.
@@ -220,8 +222,22 @@ def forward(
     return _call(_NaForward, torch.ops.natten_ops.na_forward, arguments)
 
 
-def backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def backward(
+    grad_output: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rpb: Tensor | None,
+    output: Tensor,
+    logsumexp: Tensor,
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    scale: float,
+    allow_tf32: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """na_backward."""
+    inputs = grad_output, query, key, value, rpb, output, logsumexp
+    arguments = (*inputs, kernel_size, dilation, scale, allow_tf32)
     return _call(_NaBackward, torch.ops.natten_ops.na_backward, arguments)
 
 

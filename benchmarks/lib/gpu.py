@@ -1,9 +1,10 @@
 """What the scripts for a GPU share: rows that are written at once, medians, and what kernels take."""
 
+import contextlib
 import datetime
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,17 @@ def row_writer(path: Path | None) -> Callable[..., None]:
         print(row, flush=True)
 
     return write
+
+
+@contextlib.contextmanager
+def tf32() -> Iterator[None]:
+    """Float32 may be multiplied as TF32, as torch's matrix products are then."""
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = 'tf32'
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
 
 
 def describe(command: str, what: str) -> dict[str, str]:

@@ -23,7 +23,8 @@ SHAPES = (
 
 
 def main() -> None:
-    for dtype in DTYPES:
+    for dtype, precision in (*((dtype, 'ieee') for dtype in DTYPES), (torch.float32, 'tf32')):
+        torch.backends.cuda.matmul.fp32_precision = precision
         for spatial, head_dim, kernel_size, dilation, layouts in SHAPES:
             for rpb in (None, dtype):
                 problem = Problem(2, spatial, 3, head_dim, kernel_size, dilation, dtype, rpb, layouts)

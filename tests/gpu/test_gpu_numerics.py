@@ -40,6 +40,36 @@ def test_windows_of_published_models(kernel_size, dilation, dtype):
         check(Problem(1, spatial, heads, 32, *window, dtype, rpb, FUSED))
 
 
+@pytest.fixture
+def tf32(monkeypatch):
+    monkeypatch.setattr(torch.backends.cuda.matmul, 'fp32_precision', 'tf32')
+
+
+@pytest.mark.parametrize(
+    ('spatial', 'kernel_size', 'dilation', 'head_dim'),
+    [
+        ((50, 76), (7, 7), (1, 1), 32),
+        ((25, 38), (7, 7), (3, 3), 32),
+        ((63, 49), (7, 7), (7, 7), 24),
+        ((27, 41), (13, 13), (2, 1), 16),
+        ((31, 33), (4, 9), (1, 2), 8),
+        ((3000,), (7,), (5,), 32),
+        ((25, 38), (5, 5), (1, 1), 32),  # stays exact, as the next one
+        ((25, 38), (7, 7), (1, 1), 64),
+    ],
+)
+def test_float32_as_sums_of_tf32(tf32, spatial, kernel_size, dilation, head_dim):
+    problem = Problem(2, spatial, 2, head_dim, kernel_size, dilation, torch.float32, torch.float32, FUSED)
+    check(problem)
+    drawn = draw(problem)
+    results = run(problem, *drawn)
+    assert_equal(run(problem, *drawn), results)
+    torch.backends.cuda.matmul.fp32_precision = 'ieee'
+    exact = run(problem, *drawn)
+    stays_exact = kernel_size == (5, 5) or head_dim > 32
+    assert torch.equal(results[0], exact[0]) == stays_exact
+
+
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize('kernel_size', range(1, 15))
 def test_kernel_sizes(kernel_size, dtype):
@@ -114,6 +144,13 @@ def test_gradcheck(rpb):
 @pytest.mark.parametrize('dtype', [torch.float32, *HALF], ids=str)
 def test_what_is_not_finite_stays_in_its_windows(dtype, number, place):
     for name, actual, wanted in patterns(number, place, (16, 20), 7, 2, 'cuda', dtype):
+        assert torch.equal(actual, wanted), name
+
+
+@pytest.mark.parametrize('place', PLACES)
+@pytest.mark.parametrize('number', [float('nan'), float('inf')])
+def test_what_is_not_finite_stays_in_its_windows_with_tf32(tf32, number, place):
+    for name, actual, wanted in patterns(number, place, (16, 20), 7, 2, 'cuda', torch.float32):
         assert torch.equal(actual, wanted), name
 
 

@@ -22,7 +22,7 @@ MAPS = ('200x304x2', '100x152x4', '50x76x8', '25x38x16')
 DIRECTIONS = ('forward', 'forward+backward')
 COLUMNS = (
     'feature map x heads', 'float16', 'natten_ops', 'of copy', 'window attention',
-    'FlexAttention, compiled', 'natten_ops, float32',
+    'FlexAttention, compiled', 'float32', 'float32 by TF32',
 )  # fmt: skip
 PEERS = ('swin-sdpa', 'flex_attention')
 
@@ -49,6 +49,13 @@ class Figures:
     def microseconds(self, implementation: str, feature_map: str, direction: str, dtype: str) -> float:
         """The time of one call with dilation 1."""
         return self.row(implementation, feature_map, direction, dtype)['microseconds']
+
+    def optional(self, implementation: str, feature_map: str, direction: str, dtype: str) -> float | None:
+        """The same, or None if it was not measured."""
+        try:
+            return self.microseconds(implementation, feature_map, direction, dtype)
+        except UserError:
+            return None
 
     def row(self, implementation: str, feature_map: str, direction: str, dtype: str) -> Row:
         """The figures of one computation with dilation 1."""
@@ -87,6 +94,7 @@ def table(figures: Figures) -> str:
             own = figures.row('natten_ops', feature_map, direction, 'float16')
             peers = [figures.microseconds(peer, feature_map, direction, 'float16') for peer in PEERS]
             exact = figures.microseconds('natten_ops', feature_map, direction, 'float32')
+            by_tf32 = figures.optional('natten_ops', feature_map, direction, 'float32 by TF32')
             height_width, _, heads = feature_map.rpartition('x')
             cells = [
                 f'{height_width} x {heads}',
@@ -94,6 +102,7 @@ def table(figures: Figures) -> str:
                 f'**{own["microseconds"]:.0f}**',
                 f'{own["gb_per_s"] / copy:.0%}'.replace('%', ' %'),
                 *(f'{time:.0f}' for time in (*peers, exact)),
+                'not measured' if by_tf32 is None else f'{by_tf32:.0f}',
             ]
             lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines)

@@ -18,8 +18,8 @@
 //   overflow of integers: AddressSanitizer and UndefinedBehaviorSanitizer end the program;
 // - collectives to which not all threads of a warp (block_barrier: of the block) come, at the same
 //   line; misaligned addresses, and others than of shared memory, of copies and matrices; products
-//   of bfloat16 and TF32 before 8.0; too much shared memory; another stream than the caller's: `launch` returns
-//   a message.
+//   of bfloat16 and TF32 before 8.0; too much shared memory; another stream than the caller's:
+//   `launch` returns a message.
 // What it does not: races between two threads of a warp with a collective between them that is no
 // barrier (shuffles order memory here, not on the device), or that both add to a number (here one
 // after the other); time, bank conflicts and registers;

@@ -108,7 +108,6 @@ NATTEN_OPS_DEVICE int thread_index() {
   return static_cast<int>(index);
 }
 NATTEN_OPS_DEVICE int block_index() { return blockIdx.x; }
-NATTEN_OPS_DEVICE int block_count() { return gridDim.x; }
 
 // The block's shared memory, as much as it was launched with, 16-byte aligned.
 NATTEN_OPS_DEVICE char* shared_memory() {
@@ -210,15 +209,8 @@ NATTEN_OPS_DEVICE void copy_async_wait() {
 }
 
 // Four 8 x 8 matrices of 16-bit numbers. Thread 8 i + r gives the address (16-byte aligned, shared)
-// of row r of matrix i; words[i] of thread t holds columns 2 (t % 4) and the next of row t / 4 of
-// matrix i; transposed: rows 2 (t % 4) and the next of column t / 4.
-NATTEN_OPS_DEVICE void load_matrices(uint32_t (&words)[4], const void* row) {
-  const uint32_t from = static_cast<uint32_t>(__cvta_generic_to_shared(row));
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
-               : "r"(from)
-               : "memory");
-}
+// of row r of matrix i; words[i] of thread t holds rows 2 (t % 4) and the next of column t / 4 of
+// matrix i.
 NATTEN_OPS_DEVICE void load_matrices_transposed(uint32_t (&words)[4], const void* row) {
   const uint32_t from = static_cast<uint32_t>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"

@@ -52,7 +52,7 @@ inline void* stream() { return reinterpret_cast<void*>(0x57); }
 
 // Where the thread that runs is.
 struct Here {
-  int thread, block, blocks, capability;
+  int thread, block, capability;
   char* shared;
 };
 extern Here here;
@@ -99,7 +99,7 @@ struct Shuffle {
   }
 };
 
-void load_matrices(uint32_t (&words)[4], const void* row, bool transposed, const Call& call);
+void load_matrices_transposed(uint32_t (&words)[4], const void* row, const Call& call);
 void multiply_add(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
                   float (*widen)(uint16_t), const Call& call);
 void multiply_add_tf32(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
@@ -170,7 +170,6 @@ uint32_t add_zero_times(uint32_t word, uint32_t sum) {
 
 inline int thread_index() { return simt::here.thread; }
 inline int block_index() { return simt::here.block; }
-inline int block_count() { return simt::here.blocks; }
 inline char* shared_memory() { return simt::here.shared; }
 
 inline void block_barrier(NATTEN_OPS_SIMT_CALL("block_barrier")) {
@@ -234,13 +233,9 @@ void copy_async_wait() {
   simt::copy_async_wait(kBatches);
 }
 
-inline void load_matrices(uint32_t (&words)[4], const void* row,
-                          NATTEN_OPS_SIMT_CALL("load_matrices")) {
-  simt::load_matrices(words, row, false, call);
-}
 inline void load_matrices_transposed(uint32_t (&words)[4], const void* row,
                                      NATTEN_OPS_SIMT_CALL("load_matrices_transposed")) {
-  simt::load_matrices(words, row, true, call);
+  simt::load_matrices_transposed(words, row, call);
 }
 
 // There is one.

@@ -50,35 +50,26 @@ NATTEN_OPS_KERNEL(kThreads, 1) block_sums(float* out) {
   }
 }
 
-// a (16, 16), b (16, 8) and its transpose (8, 16) in; a b, computed in two ways, out.
+// a (16, 16), b (16, 8) in; a b, out.
 template <typename Element>
 NATTEN_OPS_KERNEL(32, 1)
 matrix_products(const float* a, const float* b, float* out) {
   Element* shared_a = reinterpret_cast<Element*>(shared_memory());
   Element* shared_b = shared_a + 16 * 16;
-  Element* shared_bt = shared_b + 16 * 8;
-  const int lane = thread_index();
+  const int lane = thread_index(), g = lane / 4, c = 2 * (lane % 4);
   for (int i = lane; i < 16 * 16; i += 32) narrow(a[i], shared_a[i]);
-  for (int i = lane; i < 16 * 8; i += 32) {
-    narrow(b[i], shared_b[i]);
-    narrow(b[i], shared_bt[i % 8 * 16 + i / 8]);
-  }
+  for (int i = lane; i < 16 * 8; i += 32) narrow(b[i], shared_b[i]);
   warp_barrier();
   uint32_t words_a[4], words_b[4];
-  const int row = lane % 8, matrix = lane / 8;
-  load_matrices(words_a, shared_a + (row + matrix % 2 * 8) * 16 + matrix / 2 * 8);
-  for (int way = 0; way < 2; ++way) {
-    if (way == 0) {  // only the first two matrices count
-      load_matrices(words_b, shared_bt + row * 16 + matrix % 2 * 8);
-    } else {
-      load_matrices_transposed(words_b, shared_b + (row + matrix % 2 * 8) * 8);
-    }
-    float sum[4] = {1, 2, 3, 4};
-    multiply_add<Element>(sum, words_a, words_b[0], words_b[1]);
-    for (int i = 0; i < 4; ++i) {
-      out[128 * way + (lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = sum[i] - (i + 1);
-    }
+  for (int i = 0; i < 4; ++i) {
+    const Element* pair = shared_a + (g + i % 2 * 8) * 16 + c + i / 2 * 8;
+    words_a[i] = *reinterpret_cast<const uint32_t*>(pair);
   }
+  // Only the first two matrices count.
+  load_matrices_transposed(words_b, shared_b + (lane % 8 + lane / 8 % 2 * 8) * 8);
+  float sum[4] = {1, 2, 3, 4};
+  multiply_add<Element>(sum, words_a, words_b[0], words_b[1]);
+  for (int i = 0; i < 4; ++i) out[(g + i / 2 * 8) * 8 + c + i % 2] = sum[i] - (i + 1);
 }
 
 // a (16, 8), b (8, 8) in; a b, out. Bits that TF32 lacks are set here and there.
@@ -197,7 +188,7 @@ NATTEN_OPS_KERNEL(kThreads, 1) part_of_a_warp() { warp_any(true); }
 
 NATTEN_OPS_KERNEL(kThreads, 1) load_misaligned() {
   uint32_t words[4];
-  load_matrices(words, shared_memory() + 8);
+  load_matrices_transposed(words, shared_memory() + 8);
 }
 
 NATTEN_OPS_KERNEL(kThreads, 1) load_from_global(const float* in) {

@@ -227,18 +227,14 @@ void run_block(int block, int count) {
 
 struct MatrixLoad {
   uint16_t row[8];  // that the thread brings
-  bool transposed;
   uint32_t (&words)[4];
 
   static void join(MatrixLoad* (&parts)[kWarp]) {
     for (int lane = 0; lane < kWarp; ++lane) {
       for (int matrix = 0; matrix < 4; ++matrix) {
         const auto at = [&](int row, int column) { return parts[8 * matrix + row]->row[column]; };
-        const int major = lane / 4, minor = 2 * (lane % 4);
-        const bool transposed = parts[lane]->transposed;
-        const uint16_t low = transposed ? at(minor, major) : at(major, minor);
-        const uint16_t high = transposed ? at(minor + 1, major) : at(major, minor + 1);
-        parts[lane]->words[matrix] = low | uint32_t(high) << 16;
+        const int row = 2 * (lane % 4), column = lane / 4;
+        parts[lane]->words[matrix] = at(row, column) | uint32_t(at(row + 1, column)) << 16;
       }
     }
   }
@@ -338,9 +334,9 @@ void fail(const Call& call, const char* message) {
   std::abort();  // never taken up again
 }
 
-void load_matrices(uint32_t (&words)[4], const void* row, bool transposed, const Call& call) {
+void load_matrices_transposed(uint32_t (&words)[4], const void* row, const Call& call) {
   check_shared(row, 16, call);
-  MatrixLoad part{{}, transposed, words};
+  MatrixLoad part{{}, words};
   std::memcpy(part.row, row, 16);  // before the others come: what they write needs a barrier
   collect(call, part);
 }
@@ -398,7 +394,6 @@ const char* launch(const std::function<void()>& function, int64_t blocks, int co
   void* memory;  // of exactly this size, so that AddressSanitizer sees what lies beyond
   if (posix_memalign(&memory, 16, bytes)) return "launch: no memory";
   here.shared = static_cast<char*>(memory);
-  here.blocks = static_cast<int>(blocks);
   source.seed(order);
   for (int block : ordered(blocks)) {
     run_block(block, count);

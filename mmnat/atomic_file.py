@@ -1,6 +1,7 @@
 """Files and folders that appear complete or not at all."""
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -32,7 +33,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
                 raise IsADirectoryError(0, 'it is a folder')
             os.replace(unfinished, path)
     except OSError as error:
-        raise UserError(f'{path} cannot be written: {error.strerror}', 'choose another') from error
+        remedy = 'free some space' if error.errno == errno.ENOSPC else 'choose another'
+        raise UserError(f'{path} cannot be written: {error.strerror}', remedy) from error
 
 
 class _NotNeeded(Exception):

@@ -42,5 +42,8 @@ def end_together() -> None:
     def after_fork() -> None:
         if parent is not None:
             end_with_parent(parent)
+            # Schedulers send it to all processes. The training still needs its workers until it has saved
+            # a checkpoint, and they end with it.
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 
     os.register_at_fork(before=before_fork, after_in_child=after_fork)

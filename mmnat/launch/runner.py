@@ -9,8 +9,11 @@ from torch import nn
 
 from mmnat.checkpoints.safety import DropEmbeddedConfig
 
+from .checkpoint_files import keep_good_checkpoints
 from .distributed import init_distribution
+from .exact_resume import ExactResume
 from .seeded_model import SeededModel
+from .termination import SaveOnTermination
 
 
 def build_runner(cfg: Config, built: SeededModel | None = None) -> Runner:
@@ -23,12 +26,15 @@ def build_runner(cfg: Config, built: SeededModel | None = None) -> Runner:
             are connected.
     """
     init_distribution(cfg)
+    keep_good_checkpoints()
     kind = _runner_class(cfg)
     if built is not None and kind.build_model is Runner.build_model and _seed_is_known(cfg):
         kind = _taking(built, kind)
     runner = kind.from_cfg(cfg)
     runner.is_checked = True  # for mmnat.preflight.enforce
     runner.register_hook(DropEmbeddedConfig())
+    runner.register_hook(ExactResume())
+    runner.register_hook(SaveOnTermination())
     return runner
 
 

@@ -137,6 +137,9 @@ def test_data_workers_end_with_the_training(run_until, config, tmp_path, number)
         if pid != process.pid:
             os.kill(pid, signal.SIGSTOP)  # it cannot find out for itself
     process.send_signal(number)
+    if number == signal.SIGTERM:  # the first one waits for the end of the iteration, which does not come
+        time.sleep(1)
+        process.send_signal(number)
     process.wait(10)
     assert ends_within(run_until.processes, 10), run_until.processes()
 

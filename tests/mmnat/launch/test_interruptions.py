@@ -3,9 +3,11 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from tiny_training import DETECTOR, draw_data
 from mmnat.checkpoints.reading import read_checkpoint
 
 HELPER = Path(__file__).resolve().parents[2] / 'helpers/forked_trainings.py'
+TOOLS = Path(__file__).resolve().parents[3] / 'tools'
 EPOCHS, ITERATIONS = 3, 8
 COMMON = """
 model['backbone']['drop_path_rate'] = 0.3
@@ -177,3 +180,33 @@ def interrupt_often(trainings, whole, work_dir, loop, times, source):
 @pytest.mark.parametrize('loop', LOOPS)
 def test_many_interruptions(trainings, whole, tmp_path, loop):
     interrupt_often(trainings, whole, tmp_path, loop, 50, random.Random(1))
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason='needs gloo')
+def test_processes_of_a_distributed_run_stop_together(trainings, tmp_path):
+    config = trainings.config('epochs', workers=2)
+    environment = os.environ | dict(OMP_NUM_THREADS='1', PORT='29637')
+    environment['PATH'] = f'{Path(sys.executable).parent}{os.pathsep}{environment["PATH"]}'
+    command = ['bash', str(TOOLS / 'dist_train.sh'), str(config), '2', '--work-dir', str(tmp_path / 'work')]
+    log = tmp_path / 'log'
+    with log.open('w') as file:
+        process = subprocess.Popen(
+            [*command, '--cfg-options', 'train_cfg.max_epochs=100'],
+            env=environment,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    while not re.search(r'train\) \[ *3/', log.read_text()):
+        assert process.poll() is None, log.read_text()[-3000:]
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)  # as Slurm does: all processes, data workers, too
+    process.wait(60)
+    text = log.read_text()
+    assert text.count('terminated; saved') == 1, text[-3000:]
+    stopped = read_checkpoint(tmp_path / 'work/interrupted.pth')['meta']['iter']
+    options = ['--resume', '--cfg-options', f'train_cfg.max_epochs={stopped // 2 + 1}']
+    run = subprocess.run([*command, *options], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert re.search(rf'train\) \[ *{stopped + 1}/', run.stdout + run.stderr)

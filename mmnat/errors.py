@@ -1,27 +1,82 @@
 """What the user can correct, reported as one line instead of a traceback. Needs no other package."""
 
+import errno
 import functools
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from types import TracebackType
 
 EXIT_CODE = 2
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 
-# What mmcv's LoadImageFromFile asserts, and what opening a missing file raises. If a worker of a DataLoader
-# meets either, only the text of the worker's traceback arrives.
-_IMAGE_ERRORS = (
+# What goes wrong during a run for reasons outside of the program: the exceptions, what their text has, the
+# problem and the remedy. If a worker of a DataLoader fails, only the text of its traceback arrives.
+_EXPLANATIONS: tuple[tuple[tuple[type[Exception], ...], str, str, str], ...] = (
     (
-        re.compile(r'failed to load image: (.+)'),
-        'cannot be decoded',
+        (AssertionError,),  # mmcv's LoadImageFromFile
+        r'failed to load image: (.+)',
+        'image {} cannot be decoded',
         'replace the file, or remove it from the data set',
     ),
     (
-        re.compile(r"No such file or directory: '(.+\.(?:jpe?g|png|bmp|tiff?|webp))'", re.IGNORECASE),
-        'does not exist',
+        (FileNotFoundError,),
+        r"No such file or directory: '(.+\.(?i:jpe?g|png|bmp|tiff?|webp))'",
+        'image {} does not exist',
         'restore the file, or remove it from the data set',
     ),
+    (
+        (AssertionError,),
+        r'TTA of instance segmentation does not support now',
+        'mmdet merges only boxes of augmented images, and the model predicts masks',
+        'leave out --tta',
+    ),
+    (
+        (RuntimeError,),
+        r'port: (\d+).*EADDRINUSE',
+        'port {} is in use, so the processes of the run cannot connect through it',
+        'choose another with PORT=... before tools/dist_*.sh, --master-port for torchrun, or MASTER_PORT',
+    ),
+    (
+        (RuntimeError,),  # torch.OutOfMemoryError is one
+        r'((?:CUDA|HIP) out of memory\. Tried to allocate [\d.]+ \w+)',
+        '{}',
+        'use a smaller batch_size, with_cp=True in the backbone, smaller images or --amp',
+    ),
+    (
+        (RuntimeError,),
+        r"DefaultCPUAllocator: (can't allocate memory: you tried to allocate \d+ bytes)",
+        'out of memory: {}',
+        'use a smaller batch_size, with_cp=True in the backbone, or smaller images',
+    ),
+    (
+        (RuntimeError,),
+        r'insufficient shared memory|unable to (?:open|write|allocate|resize|mmap).* shared memory',
+        'the shared memory, through which data workers send images, is full',
+        'give a container more (docker run --shm-size=8g), or use fewer num_workers',
+    ),
+    (
+        (RuntimeError,),
+        r'DataLoader worker \(pid\(?s?\)? ?[\d, ]+\) (?:is|are)? ?killed by signal: Killed',
+        'the system ended a data worker, as it does if the memory is full',
+        'use fewer num_workers, or a smaller batch_size',
+    ),
+)
+# The same for what the system refuses.
+_REFUSALS = {
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT),
+        'free space there; `mmnat train --resume` continues from the latest checkpoint',
+    ),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS), 'correct its permissions, or name another place'
+    ),
+    errno.EMFILE: 'allow more with ulimit -n, or use fewer num_workers',
+}
+_REPORT = (
+    'The input is not to blame, as far as mmnat can tell: please report this to its maintainers, with the'
+    ' lines above and the output of `mmnat --version`.'
 )
 
 
@@ -48,6 +103,17 @@ def abbreviate(items: Sequence, limit: int = 10) -> str:
     return f'{shown} and {rest} more' if rest > 0 else shown
 
 
+@functools.cache
+def warn(message: str) -> None:
+    """Print a warning on stderr: once, and in one process of a distributed run.
+
+    Args:
+        message: What may not be meant, and what to do if it is not.
+    """
+    if _rank() == 0:
+        print(f'warning: {message}', file=sys.stderr, flush=True)
+
+
 def report_user_errors(main: Callable[..., None]) -> Callable[..., None]:
     """Decorate the entry point of a command, so that mistakes end it with a message instead of a traceback.
 
@@ -56,8 +122,10 @@ def report_user_errors(main: Callable[..., None]) -> Callable[..., None]:
 
     Returns:
         The entry point, which turns three things into ``error: ...`` on stderr and exit code 2:
-        :class:`UserError`, :class:`CheckpointError`, and images that fail to load while a model runs.
-        Ctrl-C becomes exit code 130. Other exceptions pass through.
+        :class:`UserError`, :class:`CheckpointError`, and what is known to go wrong while a model runs for
+        reasons outside of the program: images that fail to load, a full disk, too little memory, a port
+        in use. Ctrl-C becomes exit code 130. Other exceptions pass through; if nothing catches them, the
+        traceback ends with where to report it.
     """
 
     @functools.wraps(main)
@@ -69,16 +137,17 @@ def report_user_errors(main: Callable[..., None]) -> Callable[..., None]:
             if _rank() == 0:
                 _print(error)
             raise SystemExit(EXIT_CODE) from None
-        except (AssertionError, FileNotFoundError) as error:
-            image_error = _image_error(error)
-            if image_error is None:
-                raise
-            # Only the process that was given the image knows about it.
-            _print(image_error)
-            raise SystemExit(EXIT_CODE) from None
         except KeyboardInterrupt:
             print('interrupted', file=sys.stderr, flush=True)
             raise SystemExit(INTERRUPTED) from None
+        except Exception as error:
+            explained = _explained(error)
+            if explained is None:
+                _ask_for_report(error)
+                raise
+            # Only the process that met it knows about it.
+            _print(explained)
+            raise SystemExit(EXIT_CODE) from None
 
     return wrapper
 
@@ -94,10 +163,25 @@ def _rank() -> int:
     return 0
 
 
-def _image_error(error: Exception) -> UserError | None:
-    for pattern, problem, remedy in _IMAGE_ERRORS:
+def _explained(error: Exception) -> UserError | None:
+    for kinds, pattern, problem, remedy in _EXPLANATIONS:
         # A worker's traceback quotes the source line that raises, before the message itself.
-        paths = pattern.findall(str(error))
-        if paths:
-            return UserError(f'image {paths[-1]} {problem}', remedy)
+        found = re.findall(pattern, str(error)) if isinstance(error, kinds) else []
+        if found:
+            return UserError(problem.format(found[-1]), remedy)
+    if isinstance(error, OSError) and error.errno in _REFUSALS:
+        place = f'{error.filename}: ' if error.filename else ''
+        return UserError(f'{place}{error.strerror}', _REFUSALS[error.errno])
     return None
+
+
+def _ask_for_report(error: Exception) -> None:
+    """Say where to report an error, below its traceback, if it ends the program."""
+    previous = sys.excepthook
+
+    def hook(kind: type[BaseException], value: BaseException, traceback: TracebackType | None) -> None:
+        previous(kind, value, traceback)
+        if value is error:
+            print(_REPORT, file=sys.stderr, flush=True)
+
+    sys.excepthook = hook

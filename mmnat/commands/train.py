@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from mmengine.config import Config
 
+from mmnat.checkpoints.latest import latest_checkpoint
 from mmnat.checkpoints.safety import forbid_unsafe_loading
 from mmnat.config import require_fields
 from mmnat.errors import UserError, report_user_errors
@@ -52,7 +53,8 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
         cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else osp.expanduser(args.resume)
+        path = latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
+        cfg.load_from = osp.expanduser(path)
 
 
 @report_user_errors

@@ -27,6 +27,7 @@ def configure_distribution(cfg: Config) -> None:
             '--launcher pytorch finds no RANK in the environment',
             'start the run through torchrun, tools/dist_train.sh or tools/dist_test.sh',
         )
+    _check_devices(cfg)
     if not _distributed_on_cpu(cfg):
         return
     if cfg.launcher != 'pytorch':
@@ -51,6 +52,16 @@ def init_distribution(cfg: Config) -> None:
     # mmengine's init_dist selects a CUDA device for every backend, but does nothing if a group exists.
     if _distributed_on_cpu(cfg) and not torch.distributed.is_initialized():
         torch.distributed.init_process_group('gloo')
+
+
+def _check_devices(cfg: Config) -> None:
+    """Check that each process of this machine has a GPU, if it has any."""
+    processes, devices = int(os.environ.get('LOCAL_WORLD_SIZE', 1)), torch.cuda.device_count()
+    if cfg.launcher == 'pytorch' and torch.cuda.is_available() and processes > devices:
+        raise UserError(
+            f'{processes} processes were started, and {devices} GPUs are visible',
+            'start one process for each GPU, or set CUDA_VISIBLE_DEVICES to more of them',
+        )
 
 
 def _distributed_on_cpu(cfg: Config) -> bool:

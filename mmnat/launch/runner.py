@@ -9,6 +9,7 @@ from torch import nn
 
 from mmnat.checkpoints.safety import DropEmbeddedConfig
 
+from .compiling import OptimizerUncompiled, is_compiled
 from .distributed import init_distribution
 from .seeded_model import SeededModel
 
@@ -22,6 +23,7 @@ def build_runner(cfg: Config, built: SeededModel | None = None) -> Runner:
             way to build models, or if the run is distributed and its seed is not known before the processes
             are connected.
     """
+    compiled = is_compiled(cfg)
     init_distribution(cfg)
     kind = _runner_class(cfg)
     if built is not None and kind.build_model is Runner.build_model and _seed_is_known(cfg):
@@ -29,6 +31,8 @@ def build_runner(cfg: Config, built: SeededModel | None = None) -> Runner:
     runner = kind.from_cfg(cfg)
     runner.is_checked = True  # for mmnat.preflight.enforce
     runner.register_hook(DropEmbeddedConfig())
+    if compiled:
+        runner.register_hook(OptimizerUncompiled())
     return runner
 
 

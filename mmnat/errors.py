@@ -177,11 +177,21 @@ def _explained(error: Exception) -> UserError | None:
 
 def _ask_for_report(error: Exception) -> None:
     """Say where to report an error, below its traceback, if it ends the program."""
-    previous = sys.excepthook
+    asked = isinstance(sys.excepthook, _AskForReport) and sys.excepthook.error is error
+    if not asked:  # by a command that this one called
+        sys.excepthook = _AskForReport(error)
 
-    def hook(kind: type[BaseException], value: BaseException, traceback: TracebackType | None) -> None:
-        previous(kind, value, traceback)
-        if value is error:
+
+class _AskForReport:
+    """Prints what the interpreter prints of an error that ends the program, and where to report it."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.previous = sys.excepthook
+
+    def __call__(
+        self, kind: type[BaseException], value: BaseException, traceback: TracebackType | None
+    ) -> None:
+        self.previous(kind, value, traceback)
+        if value is self.error:
             print(_REPORT, file=sys.stderr, flush=True)
-
-    sys.excepthook = hook

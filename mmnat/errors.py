@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import importlib.util
 import os
 import re
 import sys
@@ -75,9 +76,11 @@ _REFUSALS = {
     errno.EMFILE: 'allow more with ulimit -n, or use fewer num_workers',
 }
 _REPORT = (
-    'The input is not to blame, as far as mmnat can tell: please report this to its maintainers, with the'
-    ' lines above and the output of `mmnat --version`.'
+    'This is no mistake that mmnat knows. If your input is right, please report it to the maintainers of'
+    ' mmnat, with the lines above and the output of `mmnat --version`.'
 )
+# Packages that are never missing: what fails to import from them is a fault.
+_OURS = ('mmnat', 'mmdet_nat', 'mmseg_nat', 'natten_ops')
 
 
 class UserError(Exception):
@@ -124,8 +127,8 @@ def report_user_errors(main: Callable[..., None]) -> Callable[..., None]:
         The entry point, which turns three things into ``error: ...`` on stderr and exit code 2:
         :class:`UserError`, :class:`CheckpointError`, and what is known to go wrong while a model runs for
         reasons outside of the program: images that fail to load, a full disk, too little memory, a port
-        in use. Ctrl-C becomes exit code 130. Other exceptions pass through; if nothing catches them, the
-        traceback ends with where to report it.
+        in use, a package that is not installed. Ctrl-C becomes exit code 130. Other exceptions pass
+        through; if nothing catches them, the traceback ends with where to report it.
     """
 
     @functools.wraps(main)
@@ -172,6 +175,17 @@ def _explained(error: Exception) -> UserError | None:
     if isinstance(error, OSError) and error.errno in _REFUSALS:
         place = f'{error.filename}: ' if error.filename else ''
         return UserError(f'{place}{error.strerror}', _REFUSALS[error.errno])
+    return _missing_package(error)
+
+
+def _missing_package(error: BaseException | None) -> UserError | None:
+    """Name the package that is not installed, if an import failed for that reason."""
+    while isinstance(error, ImportError):
+        package = str(error.name).partition('.')[0]
+        missing = isinstance(error, ModuleNotFoundError) and package not in (*_OURS, *sys.modules)
+        if missing and importlib.util.find_spec(package) is None:
+            return UserError(f'the run needs {package}, which is not installed', 'install it')
+        error = error.__cause__ or error.__context__  # frameworks raise their own in its place
     return None
 
 

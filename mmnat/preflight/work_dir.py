@@ -33,11 +33,11 @@ def check_work_dir(cfg: Config, model: nn.Module | None = None) -> None:
         raise UserError(f'work_dir {path} cannot be a folder: {folder} is a file', remedy)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f'work_dir {path} cannot be written: {folder} is read-only for this user', remedy)
-    free = shutil.disk_usage(folder).free
+    disk = shutil.disk_usage(folder)
     needed = max(_MIB, _size(model) if model is not None and _saves_checkpoints(cfg) else 0)
-    if free < needed:
+    if disk.total and disk.free < needed:  # some file systems do not know their size
         raise UserError(
-            f'work_dir {path}: its disk has {free // _MIB} MiB left, and the run writes at least'
+            f'work_dir {path}: its disk has {disk.free // _MIB} MiB left, and the run writes at least'
             f' {-(-needed // _MIB)} MiB',
             f'free space there, or {remedy}',
         )

@@ -67,6 +67,10 @@ KNOWN = {
         OSError(errno.EMFILE, 'Too many open files'),
         'Too many open files; allow more with ulimit -n',
     ),
+    'package': (
+        ModuleNotFoundError("No module named 'no_such_package'", name='no_such_package.part'),
+        'the run needs no_such_package, which is not installed; install it',
+    ),
     'mistake': (UserError('this is wrong', 'do that'), 'this is wrong; do that'),
 }
 UNKNOWN = [
@@ -75,6 +79,10 @@ UNKNOWN = [
     FileNotFoundError(2, 'No such file or directory', 'notes.txt'),
     OSError(errno.EIO, 'Input/output error', 'disk'),
     KeyError('failed to load image: a.jpg'),
+    ImportError("cannot import name 'x' from 'torch'", name='torch'),
+    ModuleNotFoundError("No module named 'torch.gone'", name='torch.gone'),
+    ModuleNotFoundError("No module named 'mmnat.gone'", name='mmnat.gone'),
+    ImportError(),
 ]
 
 
@@ -118,6 +126,22 @@ CALL
 def run_script(raised, call='main()'):
     script = SCRIPT.replace('RAISE', raised).replace('CALL', call)
     return subprocess.run([sys.executable, '-c', script], capture_output=True, text=True)
+
+
+def test_frameworks_replace_the_error(capsys):
+    @report_user_errors
+    def main(argv=None):
+        try:
+            import no_such_package  # noqa: F401
+        except ImportError:
+            raise ImportError('Please run "pip install something"')  # noqa: B904
+
+    with pytest.raises(SystemExit):
+        main()
+    assert (
+        capsys.readouterr().err
+        == 'error: the run needs no_such_package, which is not installed; install it\n'
+    )
 
 
 def test_a_traceback_ends_with_where_to_report_it():

@@ -59,9 +59,14 @@ def test_read_only(path, tmp_path, monkeypatch):
     ],
 )
 def test_space(free, model, fields, full, tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, 'disk_usage', lambda folder: Usage(0, 0, free))
+    monkeypatch.setattr(shutil, 'disk_usage', lambda folder: Usage(2**40, 2**40 - free, free))
     if full:
         with pytest.raises(UserError, match=f'its disk has {free // 2**20} MiB left, and the run writes'):
             check(tmp_path, model, **fields)
     else:
         check(tmp_path, model, **fields)
+
+
+def test_file_systems_that_do_not_know_their_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, 'disk_usage', lambda folder: Usage(0, 0, 0))
+    check(tmp_path, nn.Linear(1024, 1024))

@@ -14,6 +14,7 @@ from torch import nn
 from mmnat.config import register_modules
 from mmnat.errors import UserError, warn
 from mmnat.models import NAT
+from mmnat.optimizers import NATLayerDecayOptimizerConstructor
 from mmnat.preflight.optimizer import BY_LAYER, build_optimizer, check_optimizer_state
 
 SGD = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4)
@@ -64,7 +65,9 @@ def check(saved, optimizer, module=None, **fields):
         (config(dict(type='AdamW'), paramwise_cfg=dict(norm_decay_mult=0)), 'base_wd should not be None'),
         (
             config(
-                ADAMW, constructor='NATLayerDecayOptimizerConstructor', paramwise_cfg=dict(decay_rate=2)
+                ADAMW,
+                constructor=NATLayerDecayOptimizerConstructor.__name__,
+                paramwise_cfg=dict(decay_rate=2),
             ),
             r'paramwise_cfg\.decay_rate must be above 0 and at most 1, got 2; correct it',
         ),

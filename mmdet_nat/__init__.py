@@ -7,6 +7,7 @@ configs, too.
 from mmdet.registry import MODELS
 
 from mmnat.models import BACKBONES, NAT, DiNAT, DiNAT_s
+from mmnat.optimizers import NATLayerDecayOptimizerConstructor
 
 from .ade20k_panoptic import BoxlessADE20KPanopticDataset
 from .cityscapes_panoptic import CityscapesPanopticDataset, CityscapesPanopticMetric
@@ -22,6 +23,7 @@ __all__ = [
     'CityscapesPanopticMetric',
     'DiNAT',
     'DiNAT_s',
+    'NATLayerDecayOptimizerConstructor',
     'swap_backbone',
     'swapped',
 ]

@@ -2,15 +2,18 @@
 # Train on several processes: dist_train.sh CONFIG GPUS [options of mmnat train]
 set -e
 
-CONFIG=$1
-GPUS=$2
+USAGE="usage: dist_train.sh CONFIG GPUS [options of mmnat train]"
+CONFIG=${1:?$USAGE}
+GPUS=${2:?$USAGE}
 NNODES=${NNODES:-1}
 NODE_RANK=${NODE_RANK:-0}
 PORT=${PORT:-29500}
 MASTER_ADDR=${MASTER_ADDR:-"127.0.0.1"}
 TOOLS=$(dirname "$0")
+export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
 
-PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}" \
+# The first node listens.
+[ "$NODE_RANK" != 0 ] || python -m mmnat.launch.port "$PORT"
 exec torchrun \
     --nnodes="$NNODES" \
     --node-rank="$NODE_RANK" \

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from mmengine.config import Config
 
+from mmnat.quiet import quiet
 from mmnat.swap import Framework, SwapRefused, load_framework, swap
 from mmnat.swap.check.reduction import reduced
 from mmnat.swap.check.running import DoesNotRun, Run, check_runs
-from mmnat.swap.quiet import quiet
 
 from .rows import FAILED, RAN, RAN_AFTER_MENDING, REFUSED
 

@@ -23,7 +23,7 @@ from mmnat.data.label_maps import make_label_maps
 from mmnat.data.scenes import make_demo_data
 from mmnat.errors import UserError, report_user_errors
 from mmnat.preflight.models import build_model
-from mmnat.swap.quiet import quiet
+from mmnat.quiet import quiet
 from mmnat.swap.written_config import write_config
 
 from .pairs import DEMO_RECIPES, FRUITS_NUTS_RECIPES, PAIRS, Pair

@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from mmnat.config_files import FRAMEWORKS
 from mmnat.errors import UserError, report_user_errors
-from mmnat.swap.quiet import quiet
+from mmnat.quiet import quiet
 
 from .plan import Walk, plan
 from .rows import FAILED, read_rows, totals, write_rows

@@ -18,11 +18,11 @@ from mmengine.config import Config
 
 from mmnat.config import framework, read_config
 from mmnat.errors import UserError, report_user_errors
+from mmnat.quiet import quiet
 from mmnat.swap import NAMES, Framework, Report, SwapRefused, load_framework, swap
 from mmnat.swap.check.compare import comparison
 from mmnat.swap.check.running import DoesNotRun, Run, check_runs
 from mmnat.swap.optimizer import MODES
-from mmnat.swap.quiet import quiet
 from mmnat.swap.written_config import write_config
 
 #: The exit code if the new model runs only after the check has mended an installed package.

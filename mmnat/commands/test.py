@@ -15,6 +15,7 @@ from mmnat.launch.processes import end_together
 from mmnat.launch.runner import build_runner
 from mmnat.preflight.checks import check_testing
 from mmnat.preflight.models import build_model
+from mmnat.preflight.tta import check_tta
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -89,7 +90,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     require_fields(cfg, 'model', 'test_dataloader', 'test_cfg', 'test_evaluator')
     apply_options(cfg, args)
     configure_distribution(cfg)
-    check_testing(cfg, build_model(cfg))
+    model = build_model(cfg)
+    if args.tta:
+        check_tta(cfg, model)
+    check_testing(cfg, model)
     if args.tta:
         _use_tta(cfg)
     runner = build_runner(cfg)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from mmengine.config import Config
 
+from mmnat.checkpoints.latest import latest_checkpoint
 from mmnat.checkpoints.safety import forbid_unsafe_loading
 from mmnat.config import require_fields
 from mmnat.errors import UserError, report_user_errors
@@ -17,6 +18,7 @@ from mmnat.launch.options import add_config_options, load_config
 from mmnat.launch.processes import end_together
 from mmnat.launch.runner import build_runner
 from mmnat.launch.seeded_model import SeededModel
+from mmnat.launch.work_dir_lock import work_dir_of_its_own
 from mmnat.preflight.checks import check_training
 
 
@@ -52,7 +54,8 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
         cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else osp.expanduser(args.resume)
+        path = latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
+        cfg.load_from = osp.expanduser(path)
 
 
 @report_user_errors
@@ -68,4 +71,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     configure_distribution(cfg)
     built = SeededModel(cfg)
     check_training(cfg, copy.deepcopy(built.model))
-    build_runner(cfg, built).train()
+    with work_dir_of_its_own(cfg.work_dir):
+        build_runner(cfg, built).train()

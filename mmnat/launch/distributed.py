@@ -8,6 +8,13 @@ from mmengine.config import Config
 from mmnat.config_tree import walk
 from mmnat.errors import UserError
 
+#: What the environment has if the processes are started as a launcher expects, and how to start them.
+_STARTED_BY = {
+    'pytorch': ('RANK', 'start the run through torchrun, tools/dist_train.sh or tools/dist_test.sh'),
+    'slurm': ('SLURM_PROCID', 'start the run through srun, tools/slurm_train.sh or tools/slurm_test.sh'),
+    'mpi': ('OMPI_COMM_WORLD_RANK', 'start the run through mpirun of Open MPI'),
+}
+
 
 def configure_distribution(cfg: Config) -> None:
     """Adapt a config to the launcher and to the available devices.
@@ -22,11 +29,7 @@ def configure_distribution(cfg: Config) -> None:
     Raises:
         UserError: If the launcher does not fit the environment or the devices.
     """
-    if cfg.launcher == 'pytorch' and 'RANK' not in os.environ:
-        raise UserError(
-            '--launcher pytorch finds no RANK in the environment',
-            'start the run through torchrun, tools/dist_train.sh or tools/dist_test.sh',
-        )
+    _check_environment(cfg.launcher)
     if not _distributed_on_cpu(cfg):
         return
     if cfg.launcher != 'pytorch':
@@ -51,6 +54,25 @@ def init_distribution(cfg: Config) -> None:
     # mmengine's init_dist selects a CUDA device for every backend, but does nothing if a group exists.
     if _distributed_on_cpu(cfg) and not torch.distributed.is_initialized():
         torch.distributed.init_process_group('gloo')
+
+
+def _check_environment(launcher: str) -> None:
+    """Check that what started the processes is what the launcher expects, and that each has a GPU."""
+    name, remedy = _STARTED_BY.get(launcher, ('', ''))
+    if name and name not in os.environ:
+        raise UserError(f'--launcher {launcher} finds no {name} in the environment', remedy)
+    processes = int(os.environ.get('WORLD_SIZE', 1))
+    if launcher == 'none' and 'TORCHELASTIC_RUN_ID' in os.environ and processes > 1:
+        raise UserError(
+            f'torchrun started {processes} processes, and without --launcher each would run alone',
+            'add --launcher pytorch',
+        )
+    processes, devices = int(os.environ.get('LOCAL_WORLD_SIZE', 1)), torch.cuda.device_count()
+    if launcher == 'pytorch' and torch.cuda.is_available() and processes > devices:
+        raise UserError(
+            f'{processes} processes were started, and {devices} GPUs are visible',
+            'start one process for each GPU, or set CUDA_VISIBLE_DEVICES to more of them',
+        )
 
 
 def _distributed_on_cpu(cfg: Config) -> bool:

@@ -9,6 +9,8 @@ from mmengine.config import Config, DictAction
 from mmnat.config import read_config
 from mmnat.errors import UserError
 
+from .loaders import drop_settings_of_workers
+
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that training and testing share."""
@@ -49,6 +51,7 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(args.config))[0])
+    drop_settings_of_workers(cfg)
     return cfg
 
 

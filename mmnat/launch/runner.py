@@ -10,6 +10,7 @@ from torch import nn
 from mmnat.checkpoints.safety import DropEmbeddedConfig
 
 from .checkpoint_files import keep_good_checkpoints
+from .compiling import OptimizerUncompiled, is_compiled
 from .distributed import init_distribution
 from .exact_resume import ExactResume
 from .seeded_model import SeededModel
@@ -25,6 +26,7 @@ def build_runner(cfg: Config, built: SeededModel | None = None) -> Runner:
             way to build models, or if the run is distributed and its seed is not known before the processes
             are connected.
     """
+    compiled = is_compiled(cfg)
     init_distribution(cfg)
     keep_good_checkpoints()
     kind = _runner_class(cfg)
@@ -35,6 +37,8 @@ def build_runner(cfg: Config, built: SeededModel | None = None) -> Runner:
     runner.register_hook(DropEmbeddedConfig())
     runner.register_hook(ExactResume())
     runner.register_hook(SaveOnTermination())
+    if compiled:
+        runner.register_hook(OptimizerUncompiled())
     return runner
 
 

@@ -4,9 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmengine.dist import get_rank
-
-from mmnat.errors import UserError
+from mmnat.errors import UserError, rank
 
 try:
     import fcntl
@@ -26,7 +24,7 @@ def work_dir_of_its_own(work_dir: str) -> Iterator[None]:
     Raises:
         UserError: If another training holds it. File systems that have no locks are not held.
     """
-    if get_rank() > 0 or fcntl is None:
+    if rank() > 0 or fcntl is None:
         yield
         return
     path = Path(work_dir) / NAME

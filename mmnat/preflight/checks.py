@@ -4,13 +4,17 @@ from mmengine.config import Config
 from torch import nn
 
 from .datasets import check_datasets
+from .loaders import check_loaders
 from .models import check_num_classes
+from .optimizer import build_optimizer
 from .registries import check_runtime_types
+from .visualizer import check_vis_backends
 from .weights import check_checkpoint, check_load_from, check_pretrained, check_resume
+from .work_dir import check_work_dir
 
 
 def check_training(cfg: Config, model: nn.Module) -> None:
-    """Check types, data sets, numbers of classes and weights of a training.
+    """Check types, data sets, numbers of classes, optimizer and weights of a training, and where it writes.
 
     Args:
         cfg: The config.
@@ -20,12 +24,16 @@ def check_training(cfg: Config, model: nn.Module) -> None:
         UserError: If something the user can correct is wrong.
         CheckpointError: If a checkpoint cannot be used.
     """
+    check_work_dir(cfg, model)
+    loaders = ('train_dataloader', 'val_dataloader')
     check_runtime_types(cfg, train=True)
-    datasets = check_datasets(cfg, ('train_dataloader', 'val_dataloader'))
-    check_num_classes(model, datasets)
+    check_vis_backends(cfg)
+    check_loaders(cfg, loaders)
+    check_num_classes(model, check_datasets(cfg, loaders))
     check_pretrained(model)
+    optimizer = build_optimizer(cfg, model)
     if cfg.get('resume'):
-        check_resume(cfg, model)
+        check_resume(cfg, model, optimizer)
     elif cfg.get('load_from'):
         check_load_from(cfg.load_from, model)
 
@@ -41,7 +49,10 @@ def check_testing(cfg: Config, model: nn.Module) -> None:
         UserError: If something the user can correct is wrong.
         CheckpointError: If the checkpoint cannot be used.
     """
+    check_work_dir(cfg)
     check_runtime_types(cfg, train=False)
+    check_vis_backends(cfg)
+    check_loaders(cfg, ('test_dataloader',))
     if cfg.get('load_from'):
         check_checkpoint(cfg.load_from, model)
     check_num_classes(model, check_datasets(cfg, ('test_dataloader',)))

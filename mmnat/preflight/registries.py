@@ -45,7 +45,7 @@ def check_type(value: Any, field: str, *kinds: Registry) -> None:
         field: Where the type is in the config.
         *kinds: mmengine's registries, which lead to those of the framework.
     """
-    if isinstance(value, str) and not any(_get(kind, value) for kind in kinds):
+    if isinstance(value, str) and not any(registered(kind, value) for kind in kinds):
         raise _unregistered(field, value, kinds[:1])
 
 
@@ -95,7 +95,8 @@ def _part(cfg: Config, field: str) -> Any:
     return value
 
 
-def _get(registry: Registry, name: str) -> Any:
+def registered(registry: Registry, name: str) -> Any:
+    """Look a name up in a registry and those of the framework; None if it is in none of them."""
     with registry.switch_scope_and_registry(None) as scoped:
         return scoped.get(name)
 
@@ -103,7 +104,7 @@ def _get(registry: Registry, name: str) -> Any:
 def _not_buildable(field: str, name: str) -> UserError:
     """The error for a type that the builder of a part of the config did not find."""
     every = [value for value in vars(registries).values() if isinstance(value, Registry)]
-    kinds = [registry.name for registry in every if _get(registry, name)]
+    kinds = [registry.name for registry in every if registered(registry, name)]
     if not kinds:
         return _unregistered(field, name, every)
     return UserError(

@@ -6,13 +6,15 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.runner import find_latest_checkpoint
 from torch import nn
 
 from mmnat.checkpoints.difference import load
+from mmnat.checkpoints.latest import latest_checkpoint
 from mmnat.checkpoints.reading import is_url, read_checkpoint
 from mmnat.errors import UserError, abbreviate
 from mmnat.models.backbone import NeighborhoodBackbone
+
+from .optimizer import Wrapper, check_optimizer_state
 
 
 def check_checkpoint(path: str, model: nn.Module) -> None:
@@ -29,17 +31,18 @@ def check_checkpoint(path: str, model: nn.Module) -> None:
         raise fit.error('use the config that the checkpoint was trained with')
 
 
-def check_resume(cfg: Config, model: nn.Module) -> None:
+def check_resume(cfg: Config, model: nn.Module, optimizer: Wrapper | None) -> None:
     """Check the checkpoint from which a training resumes.
 
     Args:
         cfg: The config. Without ``load_from`` the training resumes from the latest checkpoint in
             ``work_dir``.
         model: The model. The weights are loaded into it.
+        optimizer: The optimizer of the model, whose state is checked, too. Its settings are replaced.
     """
     path = cfg.get('load_from')
     if path is None:
-        path = _latest_checkpoint(cfg.work_dir)
+        path = latest_checkpoint(cfg.work_dir)
     if is_url(path):
         return
     check_checkpoint(path, model)
@@ -50,6 +53,8 @@ def check_resume(cfg: Config, model: nn.Module) -> None:
             f'checkpoint {path} holds weights but no training state ({", ".join(lacks)})',
             f'start from its weights with --cfg-options load_from={path} instead of --resume',
         )
+    if optimizer is not None:
+        check_optimizer_state(path, checkpoint['optimizer'], optimizer, cfg)
 
 
 def check_load_from(path: str, model: nn.Module) -> None:
@@ -143,13 +148,3 @@ def _state_dict(path: str) -> dict[str, torch.Tensor]:
     # From the versions in it, modules see whether they have to rename keys.
     weights._metadata = getattr(checkpoint, '_metadata', None)  # type: ignore[attr-defined]
     return weights
-
-
-def _latest_checkpoint(work_dir: str) -> str:
-    latest = find_latest_checkpoint(work_dir)
-    if latest is None:
-        raise UserError(
-            f'--resume finds no checkpoint in {work_dir}',
-            'leave out --resume to start anew, or name the checkpoint: --resume PATH',
-        )
-    return latest

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import nn
 
+from mmnat.preflight.optimizer import BY_LAYER
+
 from .editor import ConfigEditor
 from .refusal import SwapRefused
 
@@ -22,9 +24,7 @@ _KEYS = f'{_PARAMWISE}.custom_keys'
 #: Settings in paramwise_cfg that belong to the model, not to the optimizer's recipe: what to do about
 #: parameters that heads share.
 _OF_MODELS = ('_scope_', 'bypass_duplicate')
-#: Optimizer constructors that give every layer its own learning rate, by layer names that they know.
-_BY_LAYER = ('LearningRateDecayOptimizerConstructor', 'LayerDecayOptimizerConstructor')
-#: Their arguments.
+#: Arguments of constructors that give every layer its own learning rate.
 _BY_LAYER_SETTINGS = ('num_layers', 'decay_rate', 'layer_decay_rate', 'decay_type')
 
 
@@ -68,7 +68,7 @@ def set_optimizer(editor: ConfigEditor, mode: str, published: Mapping[str, float
 
 def _remove_layer_decay(editor: ConfigEditor) -> None:
     constructor = editor.get('optim_wrapper.constructor')
-    if str(constructor).split('.')[-1] not in _BY_LAYER:
+    if str(constructor).split('.')[-1] not in BY_LAYER:
         return
     editor.remove('optim_wrapper.constructor', 'it does not know our layers')
     for key in _BY_LAYER_SETTINGS:

@@ -15,8 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from mmnat.config_tree import copy_with
+from mmnat.quiet import quiet
 
-from .quiet import quiet
 from .refusal import SwapRefused
 
 #: Side of the image, which all strides up to 128 divide: for fake tensors, and for real ones.

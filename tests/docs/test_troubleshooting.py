@@ -71,6 +71,16 @@ CASES = {
     'harmful': ('test', 'detector.py', 'harmful.pth'),
     'resume': ('train', 'detector.py', '--resume'),
     'image': ('predict', 'detector.py', 'epoch_12.pth', 'photo.jpg'),
+    'learning rates by layer': (
+        *TRAIN,
+        'optim_wrapper.constructor=LearningRateDecayOptimizerConstructor',
+    ),
+    'work directory': ('train', 'detector.py', '--work-dir', 'detector.py'),
+    'masks': (
+        *('test', 'detector.py', 'epoch_12.pth', '--tta', '--cfg-options'),
+        'tta_model.type=DetTTAModel',
+        'tta_pipeline=[]',
+    ),
     'swap': ('swap', 'mmdet::faster_rcnn/faster-rcnn_r50-caffe-c4_ms-1x_coco.py', '--backbone', 'nat_tiny'),
     'convert': ('convert', 'resnet.pth', 'nat.pth'),
     'no such config': ('configs', 'yolo'),
@@ -82,7 +92,7 @@ def test_message_is_quoted(case, folder, capsys):
     with pytest.raises(SystemExit) as exit_info:
         main(CASES[case])
     assert exit_info.value.code == 2
-    message = capsys.readouterr().err.splitlines()[-1]
+    message = capsys.readouterr().err.splitlines()[-1].replace(str(folder), '/home/me')
     assert message.startswith('error: ')
     assert message in PAGE
 

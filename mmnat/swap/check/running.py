@@ -13,7 +13,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope, Registry
 
-from mmnat.swap.quiet import quiet
+from mmnat.quiet import quiet
 
 from .reduction import is_tracker, reduced
 from .upstream import Fault, mend

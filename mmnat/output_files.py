@@ -22,8 +22,8 @@ def output_paths(folder: Path, names: Sequence[tuple[str, str]], suffix: str | N
         The paths, in the order of the names.
 
     Raises:
-        UserError: If a name leads out of the folder, also through a symbolic link, or is that of a folder, or
-            if two files would be one, also for file systems that do not distinguish upper and lower case.
+        UserError: If a name leads out of the folder, also through a symbolic link, or is that of a folder,
+            or if two files would be one, be it on file systems that ignore upper and lower case.
     """
     paths: list[Path] = []
     places: dict[str, str] = {}  # origin by file
@@ -63,8 +63,8 @@ def check_kept(outputs: Iterable[Path | str], inputs: Iterable[Path | str], opti
 
 def _check_name(origin: str, name: str) -> None:
     remedy = 'give it a name relative to the folder of the images'
-    if '\0' in name:
-        raise UserError(f'{origin} holds a null character', remedy)
+    if '\0' in name or any('\ud800' <= character < '\ue000' for character in name):
+        raise UserError(f'{origin} has characters that no file name can have', remedy)
     if osp.isabs(name):
         raise UserError(f'{origin} is an absolute path, which leads out of the output folder', remedy)
     if osp.normpath(name).split(os.sep)[0] == os.pardir:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mmnat.atomic_file import check_writable
 from mmnat.checkpoints.safety import forbid_unsafe_loading
+from mmnat.config_files import find_config
 from mmnat.convert.checkpoint import convert, write
 from mmnat.errors import UserError, report_user_errors
 from mmnat.output_files import check_kept
@@ -41,7 +42,7 @@ def check_destination(src: str, dst: str, force: bool, config: str | None = None
     if osp.realpath(src) == osp.realpath(dst):
         raise UserError(f'{dst} is the checkpoint to convert', 'name another file to write')
     if config:
-        check_kept([dst], [config], dst)
+        check_kept([dst], [find_config(config)], dst)
     if osp.isdir(dst):
         raise UserError(f'{dst} is a folder', 'name a file in it')
     if osp.exists(dst) and not force:

@@ -48,20 +48,22 @@ def read_scalars(work_dir: Path) -> dict[str, dict[int, float]]:
 
 
 def _records(log: Path) -> Iterator[dict[str, Any]]:
-    """Read the records of a log, a line each; a last one that was cut when the training was killed is none."""
+    """Read the records of a log. Its last line is left out if it was cut when the training was killed."""
     lines = log.read_bytes().rstrip().split(b'\n')
     for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line) if line.strip() else {}
-            is_record = not line.strip() or (
-                isinstance(record, dict) and isinstance(record.get('step'), int)
-            )
-        except ValueError:  # no JSON, or no UTF-8
-            is_record = False
-        if is_record and record:
+        record = _record(line)
+        if record is not None:
             yield record
-        elif not is_record and number < len(lines):
+        elif line.strip() and number < len(lines):
             raise UserError(f'log {log}, line {number}, is no record of a training', 'remove the line')
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:  # no JSON, or no UTF-8
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get('step'), int) else None
 
 
 def check_picture(path: Path) -> None:

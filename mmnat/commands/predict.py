@@ -1,7 +1,8 @@
 """Draw the predictions of a detector or a segmentor on images.
 
-Takes every image that OpenCV reads, whatever its suffix. A picture has the name of its image, with the suffix
-.jpg if the image's is none of .jpg, .jpeg, .png, .bmp, .tif, .tiff and .webp; equal names get a number.
+Takes every image that OpenCV reads, whatever its suffix. A picture has the name of its image, but the
+suffix .jpg if the image's is not one of .jpg, .jpeg, .png, .bmp, .tif, .tiff and .webp. Equal names get a
+number.
 """
 
 import argparse

@@ -17,6 +17,7 @@ import rich
 from mmengine.config import Config
 
 from mmnat.config import framework, read_config
+from mmnat.config_files import find_config
 from mmnat.errors import UserError, report_user_errors
 from mmnat.output_files import check_kept
 from mmnat.swap import NAMES, Framework, Report, SwapRefused, load_framework, swap
@@ -70,7 +71,7 @@ def check_out(out: str, config: str, force: bool) -> None:
     """Check before the swap that the new config can be written, and replaces no file that is needed."""
     if osp.exists(out) and not force:
         raise UserError(f'--out {out} exists', 'name another file, or give --force')
-    check_kept([out], [config], f'--out {out}')
+    check_kept([out], [find_config(config)], f'--out {out}')
     if osp.isdir(out):
         raise UserError(f'--out {out} is a folder', 'name a file in it')
 

@@ -1,18 +1,23 @@
 """Test a detector of mmdet or a segmentor of mmseg."""
 
 import argparse
+import os.path as osp
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmnat.atomic_file import check_writable
 from mmnat.checkpoints.safety import forbid_unsafe_loading
-from mmnat.config import framework, require_fields
+from mmnat.config import framework, leaf_datasets, require_fields
 from mmnat.errors import UserError, report_user_errors
+from mmnat.evaluation_files import ImageFiles
 from mmnat.launch.distributed import configure_distribution
 from mmnat.launch.options import add_config_options, load_config
 from mmnat.launch.processes import end_together
 from mmnat.launch.runner import build_runner
+from mmnat.output_files import check_kept
 from mmnat.preflight.checks import check_testing
 from mmnat.preflight.models import build_model
 
@@ -26,7 +31,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--out', help='save the predictions: a .pkl file (mmdet) or a folder of label maps (mmseg)'
     )
-    parser.add_argument('--show-dir', help='save pictures of the predictions in this directory')
+    parser.add_argument(
+        '--show-dir',
+        help='save pictures of the predictions in this directory; if images in several folders have the same'
+        ' name, their pictures and label maps go into folders, too',
+    )
     parser.add_argument('--tta', action='store_true', help='test with augmentation')
     return parser.parse_args(argv)
 
@@ -64,12 +73,40 @@ def _save_label_maps(cfg: Config, folder: str) -> None:
     cfg.test_evaluator.update(output_dir=folder, keep_results=True)
 
 
+def check_outputs(cfg: Config, args: argparse.Namespace) -> ImageFiles | None:
+    """Check that what the test writes replaces no input, and that no file is written twice.
+
+    Returns:
+        The names of the files for each image; None if no such files are written.
+
+    Raises:
+        UserError: If it does.
+    """
+    is_detector = framework(cfg) == 'mmdet'
+    if args.out and is_detector:
+        check_kept([args.out], [args.config, args.checkpoint], f'--out {args.out}')
+        check_writable(Path(args.out))
+    if not (args.show_dir or (args.out and not is_detector)):
+        return None
+    files = ImageFiles(cfg)
+    if args.out and not is_detector:
+        if osp.exists(args.out) and not osp.isdir(args.out):
+            raise UserError(f'--out {args.out} is a file', 'name a folder for the label maps')
+        files.check(args.out, f'--out {args.out}', '.png')
+    if args.show_dir and is_detector:
+        # mmdet joins the folder to that of the run, whose name is not known yet.
+        folder = osp.join(osp.abspath(cfg.work_dir), 'run', args.show_dir)
+        files.check(folder, f'--show-dir {args.show_dir}')
+    elif args.show_dir:
+        # mmengine also writes the config there.
+        check_kept([osp.join(args.show_dir, 'config.py')], [args.config], f'--show-dir {args.show_dir}')
+    return files
+
+
 def _use_tta(cfg: Config) -> None:
     """Wrap the model and replace the pipeline, as mmdet's and mmseg's own launchers do."""
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    dataset.pipeline = cfg.tta_pipeline
+    for dataset in leaf_datasets(cfg.test_dataloader.dataset):
+        dataset['pipeline'] = cfg.tta_pipeline
     cfg.model = dict(cfg.tta_model, module=cfg.model)
 
 
@@ -90,9 +127,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     apply_options(cfg, args)
     configure_distribution(cfg)
     check_testing(cfg, build_model(cfg))
+    files = check_outputs(cfg, args)
     if args.tta:
         _use_tta(cfg)
     runner = build_runner(cfg)
     if args.out and framework(cfg) == 'mmdet':
         _dump_predictions(runner, args.out)
+    if files is not None:
+        files.sort(runner)
     runner.test()

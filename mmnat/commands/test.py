@@ -33,7 +33,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--show-dir',
-        help='save pictures of the predictions in this directory; if images in several folders have the same'
+        help='save pictures of the predictions in this directory; if images in several folders have one'
         ' name, their pictures and label maps go into folders, too',
     )
     parser.add_argument('--tta', action='store_true', help='test with augmentation')

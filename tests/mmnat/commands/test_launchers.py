@@ -498,7 +498,7 @@ def test_no_image_with_suffix(refused, inputs):
     ('label', 'expected'),
     [
         (np.full((64, 64), 3, np.uint8), 'has the values 3 beyond the 3 classes'),
-        (np.zeros((64, 64, 3), np.uint8), 'has shape (64, 64, 3)'),
+        (np.zeros((64, 64, 3), np.uint8), '1 of 4 label maps are in colour'),
     ],
 )
 def test_bad_label_map(refused, inputs, label, expected):

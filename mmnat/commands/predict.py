@@ -11,15 +11,18 @@ import os.path as osp
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import cv2
 import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.dataset import Compose
 from mmengine.device import get_device
 from mmengine.registry import DATASETS, VISUALIZERS
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from mmengine.utils import scandir
 from mmengine.visualization import Visualizer
+from PIL import Image
 
 from mmnat.atomic_file import atomic_write
 from mmnat.checkpoints.safety import forbid_unsafe_loading
@@ -32,6 +35,7 @@ from mmnat.preflight.weights import check_checkpoint
 
 # Those in which OpenCV writes colours of 8 bits; browsers on Windows also save .jfif.
 WRITTEN_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+THIN = 50  # as many times longer than wide, an image may vanish when it is scaled
 IMAGE_SUFFIXES = (*WRITTEN_SUFFIXES, '.jfif')
 
 
@@ -101,6 +105,31 @@ def picture_paths(images: Sequence[str], out_dir: str) -> list[Path]:
     outputs = output_paths(Path(out_dir), names)
     check_kept(outputs, images, f'--out-dir {out_dir}')
     return outputs
+
+
+def check_thin_images(cfg: Config, images: Sequence[str]) -> None:
+    """Raise :class:`UserError` for an image that is so thin that the test pipeline scales it to nothing."""
+    transforms = [t for t in test_pipeline(cfg) if 'Annotations' not in str(t['type'])]
+    for path in images:
+        width, height = _size(path)
+        if max(height, width) < THIN * min(height, width):
+            continue
+        try:
+            Compose(transforms)(dict(img_path=path, img_id=0))
+        except cv2.error as error:
+            raise UserError(
+                f'image {path} has {width}x{height} pixels, and the test pipeline scales it to nothing',
+                'cut it into parts, or leave it out',
+            ) from error
+
+
+def _size(path: str) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:  # reads the header only
+            return image.size
+    except OSError:  # a format that only OpenCV reads
+        height, width = mmcv.imread(path).shape[:2]
+        return width, height
 
 
 def check_device(device: str) -> None:
@@ -180,6 +209,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     require_fields(cfg, 'model', 'visualizer', 'test_dataloader')
     images = list_images(args.images)
     outputs = picture_paths(images, args.out_dir)
+    check_thin_images(cfg, images)
     check_device(args.device)
     check_checkpoint(args.checkpoint, build_model(cfg))
     predict = build_predictor(cfg, args)

@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from mmnat.atomic_file import check_writable
 from mmnat.checkpoints.safety import forbid_unsafe_loading
 from mmnat.config import framework, leaf_datasets, require_fields
+from mmnat.config_files import check_dump
 from mmnat.errors import UserError, report_user_errors
 from mmnat.evaluation_files import ImageFiles
 from mmnat.launch.distributed import configure_distribution
@@ -99,7 +100,7 @@ def check_outputs(cfg: Config, args: argparse.Namespace) -> ImageFiles | None:
         files.check(folder, f'--show-dir {args.show_dir}')
     elif args.show_dir:
         # mmengine also writes the config there.
-        check_kept([osp.join(args.show_dir, 'config.py')], [args.config], f'--show-dir {args.show_dir}')
+        check_dump(osp.join(args.show_dir, 'config.py'), f'--show-dir {args.show_dir}')
     return files
 
 
@@ -124,6 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     forbid_unsafe_loading()
     cfg = load_config(args)
     require_fields(cfg, 'model', 'test_dataloader', 'test_cfg', 'test_evaluator')
+    check_dump(osp.join(cfg.work_dir, osp.basename(cfg.filename)), f'work_dir {cfg.work_dir}')
     apply_options(cfg, args)
     configure_distribution(cfg)
     check_testing(cfg, build_model(cfg))

@@ -149,8 +149,8 @@ def test_0_and_255(check, refused, root):
     for field in ('train_dataloader.dataset', 'test_dataloader.dataset'):
         message = refused(field, two)
         assert message == (
-            f'{field}: 4 label maps have only the values 0 and 255, and 255 is ignored: no pixel is of class '
-            "'disc'; store 1 for it instead of 255"
+            f'{field}: 4 label maps have only the values 0 and 255, and 255 is ignored: no pixel is of '
+            "class 'disc'; store 1 for it instead of 255"
         )
     draw_labels(root / 'labels/3.png', (0, 1, 255))
     assert check(classes=two) == []
@@ -178,8 +178,8 @@ def test_values_beyond_the_classes(refused, root):
 def test_classes_that_never_occur(check):
     many = (*CLASSES, 'cat', 'dog')
     assert check(classes=many) == [
-        'warning: train_dataloader.dataset: 2 of 5 classes are in none of 4 label maps and cannot be learned: '
-        'cat, dog'
+        'warning: train_dataloader.dataset: 2 of 5 classes are in none of 4 label maps and cannot be '
+        'learned: cat, dog'
     ]
     assert (
         check('val_dataloader.dataset', many) == check('train_dataloader.dataset.datasets[0]', many) == []
@@ -213,8 +213,8 @@ def test_some_images_are_left_out(check, root):
     (root / 'images/notes.txt').touch()
     assert check() == [
         f'warning: train_dataloader.dataset: 1 of 4 images in {root}/images do not end in img_suffix = '
-        "'.jpg' and are left out (1 .JPG; first: 1.JPG); give all images one suffix, or list each suffix in "
-        'a data set of its own (ConcatDataset)'
+        "'.jpg' and are left out (1 .JPG; first: 1.JPG); give all images one suffix, or list each suffix "
+        'in a data set of its own (ConcatDataset)'
     ]
 
 

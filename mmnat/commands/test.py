@@ -74,34 +74,45 @@ def _save_label_maps(cfg: Config, folder: str) -> None:
     cfg.test_evaluator.update(output_dir=folder, keep_results=True)
 
 
-def check_outputs(cfg: Config, args: argparse.Namespace) -> ImageFiles | None:
-    """Check that what the test writes replaces no input, and that no file is written twice.
+def check_image_files(cfg: Config, args: argparse.Namespace) -> ImageFiles | None:
+    """Check that pictures and label maps replace no input, and that no two images share one.
 
     Returns:
-        The names of the files for each image; None if no such files are written.
+        The files for each image; None if none are written.
 
     Raises:
-        UserError: If it does.
+        UserError: If an input would be replaced, or a file written twice.
     """
     is_detector = framework(cfg) == 'mmdet'
-    if args.out and is_detector:
-        check_kept([args.out], [args.config, args.checkpoint], f'--out {args.out}')
-        check_writable(Path(args.out))
-    if not (args.show_dir or (args.out and not is_detector)):
+    folders = [] if is_detector else _label_map_folders(cfg)
+    if not (args.show_dir or folders):
         return None
     files = ImageFiles(cfg)
-    if args.out and not is_detector:
-        if osp.exists(args.out) and not osp.isdir(args.out):
-            raise UserError(f'--out {args.out} is a file', 'name a folder for the label maps')
-        files.check(args.out, f'--out {args.out}', '.png')
+    for folder in folders:
+        option = f'--out {args.out}' if args.out else f'test_evaluator.output_dir = {folder!r}'
+        if osp.exists(folder) and not osp.isdir(folder):
+            raise UserError(f'{option} is a file', 'name a folder for the label maps')
+        files.check(folder, option, '.png')
     if args.show_dir and is_detector:
         # mmdet joins the folder to that of the run, whose name is not known yet.
-        folder = osp.join(osp.abspath(cfg.work_dir), 'run', args.show_dir)
-        files.check(folder, f'--show-dir {args.show_dir}')
+        files.check(
+            osp.join(osp.abspath(cfg.work_dir), 'run', args.show_dir), f'--show-dir {args.show_dir}'
+        )
     elif args.show_dir:
         # mmengine also writes the config there.
         check_dump(osp.join(args.show_dir, 'config.py'), f'--show-dir {args.show_dir}')
     return files
+
+
+def check_predictions(args: argparse.Namespace) -> None:
+    """Check that the file of a detector's predictions can be written, and replaces no input."""
+    check_kept([args.out], [args.config, args.checkpoint], f'--out {args.out}')
+    check_writable(Path(args.out))
+
+
+def _label_map_folders(cfg: Config) -> list[str]:
+    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+    return [evaluator['output_dir'] for evaluator in evaluators if evaluator.get('output_dir')]
 
 
 def _use_tta(cfg: Config) -> None:
@@ -129,7 +140,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     apply_options(cfg, args)
     configure_distribution(cfg)
     check_testing(cfg, build_model(cfg))
-    files = check_outputs(cfg, args)
+    files = check_image_files(cfg, args)
+    if args.out and framework(cfg) == 'mmdet':
+        check_predictions(args)
     if args.tta:
         _use_tta(cfg)
     runner = build_runner(cfg)

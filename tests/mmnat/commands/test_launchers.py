@@ -764,6 +764,10 @@ def test_test_replaces_no_input(refused, trained, inputs, tmp_path):
         ((*detector, '--show-dir', '../../data/images'), 'images would overwrite the input'),
         ((*segmentor, '--out', data / 'labels'), 'labels would overwrite the input'),
         ((*segmentor, '--out', data / 'coco.json'), 'coco.json is a file; name a folder'),
+        (
+            (*segmentor, '--cfg-options', f'test_evaluator.output_dir={data}/labels'),
+            f'test_evaluator.output_dir = {str(data / "labels")!r} would overwrite the input',
+        ),
     ):
         assert expected in refused(*args, *work)
         assert before == {path: path.read_bytes() for path in inputs.rglob('*') if path.is_file()}

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from enum import Enum
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -16,6 +17,8 @@ HEADER_SECONDS = 20.0
 VALUE_SECONDS = 10.0
 
 _EXIF_ORIENTATION = 0x0112
+_TURNED, _TRANSPOSED = range(2, 9), range(5, 9)  # orientations; the latter exchange width and height
+_AS_STORED = "color_type='color_ignore_orientation' in LoadImageFromFile of all pipelines"
 # What the loader keeps of them by wrapping around is 255, which is ignored: they were meant so.
 _WIDE_IGNORED = (-1, 65535)
 # Transforms after which it does not matter that a label map was smaller than its image.
@@ -72,6 +75,12 @@ def _count(looked_at: int, total: int) -> str:
 # Headers --------------------------------------------------------------------
 
 
+class _Difference(Enum):
+    SIZE = 'another size'
+    TURNED = 'the size of the image before it was turned'
+    UNKNOWN = 'none, but the size does not tell whether the label map is turned like the image'
+
+
 class _Header(NamedTuple):
     size: tuple[int, int]
     mode: str
@@ -83,8 +92,7 @@ def _check_headers(dataset: BaseDataset, load: BaseTransform, samples: Sequence[
     load_image = next((t for t in transforms if type(t) is LoadImageFromFile), None)
     may_be_scaled = _is_resized_next(transforms, load)
     colours: list[str] = []
-    turned: list[str] = []
-    others: list[str] = []
+    differences: dict[_Difference, list[str]] = {kind: [] for kind in _Difference}
     looked_at = 0
     for sample in _in_time(samples, HEADER_SECONDS):
         looked_at += 1
@@ -97,9 +105,10 @@ def _check_headers(dataset: BaseDataset, load: BaseTransform, samples: Sequence[
         if load_image is not None:
             difference = _difference(load_image, sample, header.size, may_be_scaled)
             if difference is not None:
-                is_turned, text = difference
-                (turned if is_turned else others).append(text)
+                kind, text = difference
+                differences[kind].append(text)
     count = _count(looked_at, len(samples))
+    others, turned, unknown = differences.values()
     if colours:
         raise UserError(
             f'{field}: {len(colours)} of {count} are in colour: {abbreviate(colours, 3)}',
@@ -114,8 +123,12 @@ def _check_headers(dataset: BaseDataset, load: BaseTransform, samples: Sequence[
         raise UserError(
             f'{field}: {len(turned)} of {count} are not turned, but their images are, by the EXIF '
             f'orientation: {abbreviate(turned, 3)}',
-            "set color_type='color_ignore_orientation' in LoadImageFromFile of all pipelines, or turn the "
-            'label maps',
+            f'set {_AS_STORED}, or turn the label maps',
+        )
+    if unknown:
+        warn(
+            f'{field}: the images of {len(unknown)} of {count} are turned by their EXIF orientation when '
+            f'they are loaded ({abbreviate(unknown, 3)}); if their label maps are not, set {_AS_STORED}'
         )
 
 
@@ -131,21 +144,28 @@ def _read_header(path: str) -> _Header | None:
 
 def _difference(
     load_image: BaseTransform, sample: dict, size: tuple[int, int], may_be_scaled: bool
-) -> tuple[bool, str] | None:
+) -> tuple[_Difference, str] | None:
     """Compare the size of a label map with that of its image.
 
     Returns:
-        Whether it is the size of the image before it was turned, and what differs; None if nothing does.
+        How they differ, and a text that says so; None if they do not.
     """
     image = _read_header(sample['img_path'])
-    if image is None or (image.size == size and image.orientation < 5):
+    if image is None:
         return None
-    # Only the loader knows whether it turns images. Few need it.
-    height, width = load_image(dict(sample))['img'].shape[:2]
-    if size == (width, height) or (may_be_scaled and size[0] * height == size[1] * width):
+    may_be_turned = image.orientation in _TURNED and load_image.color_type in ('color', 'grayscale')
+    width, height = image.size
+    if image.size != size or image.orientation in _TRANSPOSED:
+        # Only the loader knows what becomes of the image. Few need it.
+        height, width = load_image(dict(sample))['img'].shape[:2]
+    if size == (width, height):
+        # As large before it is turned as after it: upside down, mirrored, or a square.
+        is_unknown = may_be_turned and image.size == size
+        return (_Difference.UNKNOWN, sample['img_path']) if is_unknown else None
+    if may_be_scaled and size[0] * height == size[1] * width:
         return None
     text = f'{sample["seg_map_path"]} is {size[0]}x{size[1]}, {sample["img_path"]} {width}x{height}'
-    return image.size == size, text
+    return (_Difference.TURNED if image.size == size else _Difference.SIZE), text
 
 
 def _is_resized_next(transforms: Sequence[Any], load: BaseTransform) -> bool:

@@ -115,6 +115,19 @@ def test_turned_images(check, refused, root):
     assert '1 of 4 label maps have not the size' in refused(pipeline=[as_stored, LOAD[1]])
 
 
+@pytest.mark.parametrize(('orientation', 'size'), [(3, (40, 30)), (2, (40, 30)), (6, (30, 30))])
+def test_turned_images_of_the_same_size(check, root, orientation, size):
+    draw_image(root / 'images/1.jpg', size, orientation)
+    draw_labels(root / 'labels/1.png', size=size)
+    [warning] = check()
+    assert 'the images of 1 of 4 label maps are turned by their EXIF orientation when they are' in warning
+    as_stored = dict(type='LoadImageFromFile', color_type='color_ignore_orientation')
+    assert check(pipeline=[as_stored, LOAD[1]]) == []
+    for upright in (0, 1, None):
+        draw_image(root / 'images/1.jpg', size, upright)
+        assert check() == []
+
+
 # Values ---------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """Reading configs of mmdet and mmseg, and of this project."""
 
 import importlib
+from collections.abc import Iterator
 from types import TracebackType
 
 from mmengine.config import Config
@@ -78,6 +79,24 @@ def require_fields(cfg: Config, *names: str) -> None:
             f'config {cfg.filename} lacks {", ".join(missing)}',
             'define them, or inherit them through _base_',
         )
+
+
+def leaf_datasets(dataset: dict) -> Iterator[dict]:
+    """Give the configs of the data sets inside wrappers, such as that of ConcatDataset."""
+    if 'dataset' not in dataset and 'datasets' not in dataset:
+        yield dataset
+        return
+    for inner in [dataset.get('dataset'), *(dataset.get('datasets') or [])]:
+        if isinstance(inner, dict):
+            yield from leaf_datasets(inner)
+
+
+def test_pipeline(cfg: Config) -> list[dict]:
+    """Return the pipeline that images go through in a test; raises UserError if there is none."""
+    for dataset in leaf_datasets(cfg.test_dataloader.dataset):
+        if dataset.get('pipeline'):
+            return dataset['pipeline']
+    raise UserError(f'config {cfg.filename} lacks test_dataloader.dataset.pipeline', 'define it')
 
 
 def _check_generation(cfg: Config) -> None:

@@ -3,6 +3,7 @@
 import difflib
 import importlib.util
 import os.path as osp
+import tokenize
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -78,6 +79,30 @@ def find_config(name: str) -> str:
     raise UserError(
         f'config {name} does not exist{hint}', 'check the path; `mmnat configs` lists those of mmnat'
     )
+
+
+def check_dump(path: str, option: str) -> None:
+    """Check that no config that a person wrote is where mmengine is going to write that of a run.
+
+    Args:
+        path: The file that mmengine writes.
+        option: What says where, for the message.
+
+    Raises:
+        UserError: If it would be replaced.
+    """
+    if osp.isfile(path) and _is_written_by_hand(path):
+        raise UserError(f'{option}: the run would overwrite the config {path}', 'name another folder')
+
+
+def _is_written_by_hand(path: str) -> bool:
+    """Whether a config has what mmengine never writes: comments, bases or imports."""
+    try:
+        with tokenize.open(path) as file:
+            tokens = list(tokenize.generate_tokens(file.readline))
+    except (OSError, SyntaxError, tokenize.TokenError):
+        return True
+    return any(token.type == tokenize.COMMENT or token.string in ('_base_', 'import') for token in tokens)
 
 
 def _find_in_package(package: str, name: str) -> str:

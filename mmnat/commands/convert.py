@@ -12,8 +12,10 @@ from pathlib import Path
 
 from mmnat.atomic_file import check_writable
 from mmnat.checkpoints.safety import forbid_unsafe_loading
+from mmnat.config_files import find_config
 from mmnat.convert.checkpoint import convert, write
 from mmnat.errors import UserError, report_user_errors
+from mmnat.output_files import check_kept
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -32,13 +34,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def check_destination(src: str, dst: str, force: bool) -> None:
+def check_destination(src: str, dst: str, force: bool, config: str | None = None) -> None:
     """Check that the file can be written, before anything is read; raises UserError if not."""
     folder = osp.dirname(dst) or '.'
     if not osp.isdir(folder):
         raise UserError(f'folder {folder} of {dst} does not exist', 'make it first, or name another')
     if osp.realpath(src) == osp.realpath(dst):
         raise UserError(f'{dst} is the checkpoint to convert', 'name another file to write')
+    if config:
+        check_kept([dst], [find_config(config)], dst)
     if osp.isdir(dst):
         raise UserError(f'{dst} is a folder', 'name a file in it')
     if osp.exists(dst) and not force:
@@ -50,7 +54,7 @@ def check_destination(src: str, dst: str, force: bool) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert a checkpoint, and print what was done."""
     args = parse_args(argv)
-    check_destination(args.src, args.dst, args.force)
+    check_destination(args.src, args.dst, args.force, args.config)
     forbid_unsafe_loading()
     converted = convert(args.src, args.config)
     write(converted.checkpoint, args.dst)

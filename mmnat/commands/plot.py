@@ -3,8 +3,9 @@
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -13,6 +14,8 @@ from mmnat.errors import UserError, report_user_errors
 
 matplotlib.use('Agg')
 from matplotlib import pyplot
+
+PNG = b'\x89PNG\r\n\x1a\n'  # what such a file begins with
 
 # What is worth a curve of the metrics that mmdet and mmseg log.
 METRICS = ('coco/bbox_mAP', 'coco/segm_mAP', 'coco/bbox_mAP_50', 'coco/segm_mAP_50', 'mIoU', 'mAcc')
@@ -28,13 +31,12 @@ def read_scalars(work_dir: Path) -> dict[str, dict[int, float]]:
         Value by step by name. A step that was repeated after resuming has its last value.
 
     Raises:
-        UserError: If there are no logs.
+        UserError: If there are no logs, or one is broken.
     """
     files = sorted(work_dir.glob('*/vis_data/scalars.json'))
     scalars: dict[str, dict[int, float]] = defaultdict(dict)
     step = 0
-    for line in (line for file in files for line in file.read_text().splitlines()):
-        record = json.loads(line)
+    for record in (record for file in files for record in _records(file)):
         # mmdet counts the steps of metrics in epochs; they belong to the iterations before them.
         step = record['step'] if 'loss' in record else step
         for name, value in record.items():
@@ -43,6 +45,31 @@ def read_scalars(work_dir: Path) -> dict[str, dict[int, float]]:
     if 'loss' not in scalars:
         raise UserError(f'{work_dir} holds no training logs', 'name the work directory of a training')
     return scalars
+
+
+def _records(log: Path) -> Iterator[dict[str, Any]]:
+    """Read the records of a log. Its last line is left out if it was cut when the training was killed."""
+    lines = log.read_bytes().rstrip().split(b'\n')
+    for number, line in enumerate(lines, 1):
+        record = _record(line)
+        if record is not None:
+            yield record
+        elif line.strip() and number < len(lines):
+            raise UserError(f'log {log}, line {number}, is no record of a training', 'remove the line')
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:  # no JSON, or no UTF-8
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get('step'), int) else None
+
+
+def check_picture(path: Path) -> None:
+    """Raise :class:`UserError` if a file is there that is no picture of an earlier call."""
+    if path.is_file() and path.stat().st_size and not path.read_bytes().startswith(PNG):
+        raise UserError(f'{path} exists and is no PNG', 'name another file to write')
 
 
 def plot(scalars: dict[str, dict[int, float]], path: Path) -> None:
@@ -73,5 +100,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--out', type=Path, help='the picture; by default curves.png in the work directory')
     args = parser.parse_args(argv)
     path = args.out or args.work_dir / 'curves.png'
+    check_picture(path)
     plot(read_scalars(args.work_dir), path)
     print(path)

@@ -1,34 +1,49 @@
-"""Draw the predictions of a detector or a segmentor on images."""
+"""Draw the predictions of a detector or a segmentor on images.
+
+Takes every image that OpenCV reads, whatever its suffix. A picture has the name of its image, but the
+suffix .jpg if the image's is not one of .jpg, .jpeg, .png, .bmp, .tif, .tiff and .webp. Equal names get a
+number.
+"""
 
 import argparse
+import copy
 import os.path as osp
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import cv2
 import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.dataset import Compose
 from mmengine.device import get_device
 from mmengine.registry import DATASETS, VISUALIZERS
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from mmengine.utils import scandir
 from mmengine.visualization import Visualizer
+from PIL import Image
 
 from mmnat.atomic_file import atomic_write
 from mmnat.checkpoints.safety import forbid_unsafe_loading
-from mmnat.config import framework, read_config, require_fields
+from mmnat.config import framework, read_config, require_fields, test_pipeline
 from mmnat.errors import UserError, report_user_errors
+from mmnat.output_files import check_kept, output_paths
 from mmnat.preflight.images import check_image
 from mmnat.preflight.models import build_model
 from mmnat.preflight.weights import check_checkpoint
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+# Those in which OpenCV writes colours of 8 bits; browsers on Windows also save .jfif.
+WRITTEN_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+THIN = 50  # as many times longer than wide, an image may vanish when it is scaled
+IMAGE_SUFFIXES = (*WRITTEN_SUFFIXES, '.jfif')
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser('mmnat predict', description=__doc__)
+    parser = argparse.ArgumentParser(
+        'mmnat predict', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('images', nargs='+', help='image files, or folders of them')
@@ -64,7 +79,7 @@ def list_images(inputs: Sequence[str]) -> list[str]:
     return paths
 
 
-def output_paths(images: Sequence[str], out_dir: str) -> list[str]:
+def picture_paths(images: Sequence[str], out_dir: str) -> list[Path]:
     """Choose a file in ``out_dir`` for each image; equal names get a number.
 
     Args:
@@ -74,23 +89,47 @@ def output_paths(images: Sequence[str], out_dir: str) -> list[str]:
     Returns:
         The output files.
     """
-    outputs, taken = [], set()
+    names: list[tuple[str, str]] = []
+    taken = set()
     for image in images:
         stem, suffix = osp.splitext(osp.basename(image))
+        if suffix.lower() not in WRITTEN_SUFFIXES:
+            suffix = '.jpg'
         name, number = f'{stem}{suffix}', 1
         # Some file systems do not distinguish upper and lower case.
         while name.lower() in taken:
             number += 1
             name = f'{stem}_{number}{suffix}'
         taken.add(name.lower())
-        outputs.append(osp.join(out_dir, name))
-    overwritten = {osp.realpath(image) for image in images} & set(map(osp.realpath, outputs))
-    if overwritten:
-        raise UserError(
-            f'--out-dir {out_dir} would overwrite the image {min(overwritten)}',
-            'choose another --out-dir',
-        )
+        names.append((f'image {image}', name))
+    outputs = output_paths(Path(out_dir), names)
+    check_kept(outputs, images, f'--out-dir {out_dir}')
     return outputs
+
+
+def check_thin_images(cfg: Config, images: Sequence[str]) -> None:
+    """Raise :class:`UserError` for an image that is so thin that the test pipeline scales it to nothing."""
+    transforms = [t for t in test_pipeline(cfg) if 'Annotations' not in str(t['type'])]
+    for path in images:
+        width, height = _size(path)
+        if max(height, width) < THIN * min(height, width):
+            continue
+        try:
+            Compose(transforms)(dict(img_path=path, img_id=0))
+        except cv2.error as error:
+            raise UserError(
+                f'image {path} has {width}x{height} pixels, and the test pipeline scales it to nothing',
+                'cut it into parts, or leave it out',
+            ) from error
+
+
+def _size(path: str) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:  # reads the header only
+            return image.size
+    except OSError:  # a format that only OpenCV reads
+        height, width = mmcv.imread(path).shape[:2]
+        return width, height
 
 
 def check_device(device: str) -> None:
@@ -121,6 +160,9 @@ def build_predictor(cfg: Config, args: argparse.Namespace) -> Callable[[str], np
         from mmseg.apis import inference_model as infer
         from mmseg.apis import init_model as init
 
+        # mmseg looks for the pipeline there. A config that was dumped, or has other names, lacks it, and
+        # one that changed the pipeline of the data loader has the former one.
+        cfg.test_pipeline = copy.deepcopy(test_pipeline(cfg))
         options = dict(draw_gt=False)
     if _names_classes(args.checkpoint):
         model = init(cfg, args.checkpoint, device=args.device)
@@ -152,9 +194,9 @@ def _build_visualizer(cfg: Config, dataset_meta: dict) -> Visualizer:
     return visualizer
 
 
-def save_image(image: np.ndarray, path: str) -> None:
+def save_image(image: np.ndarray, path: Path) -> None:
     """Write an RGB image."""
-    with atomic_write(Path(path)) as unfinished:
+    with atomic_write(path) as unfinished:
         mmcv.imwrite(mmcv.rgb2bgr(image), str(unfinished))
 
 
@@ -166,7 +208,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = read_config(args.config)
     require_fields(cfg, 'model', 'visualizer', 'test_dataloader')
     images = list_images(args.images)
-    outputs = output_paths(images, args.out_dir)
+    outputs = picture_paths(images, args.out_dir)
+    check_thin_images(cfg, images)
     check_device(args.device)
     check_checkpoint(args.checkpoint, build_model(cfg))
     predict = build_predictor(cfg, args)

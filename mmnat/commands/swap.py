@@ -17,7 +17,9 @@ import rich
 from mmengine.config import Config
 
 from mmnat.config import framework, read_config
+from mmnat.config_files import find_config
 from mmnat.errors import UserError, report_user_errors
+from mmnat.output_files import check_kept
 from mmnat.quiet import quiet
 from mmnat.swap import NAMES, Framework, Report, SwapRefused, load_framework, swap
 from mmnat.swap.check.compare import comparison
@@ -65,6 +67,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+def check_out(out: str, config: str, force: bool) -> None:
+    """Check before the swap that the new config can be written, and replaces no file that is needed."""
+    if osp.exists(out) and not force:
+        raise UserError(f'--out {out} exists', 'name another file, or give --force')
+    check_kept([out], [find_config(config)], f'--out {out}')
+    if osp.isdir(out):
+        raise UserError(f'--out {out} is a folder', 'name a file in it')
+
+
 def swapped(args: argparse.Namespace) -> tuple[Config, Config, Framework, Report]:
     """Read the config and swap its backbone.
 
@@ -105,8 +116,8 @@ def check(cfg: Config, new: Config, loaded: Framework) -> Run:
 def main(argv: Sequence[str] | None = None) -> None:
     """Swap the backbone of a config."""
     args = parse_args(argv)
-    if args.out and osp.exists(args.out) and not args.force:
-        raise UserError(f'--out {args.out} exists', 'name another file, or give --force')
+    if args.out:
+        check_out(args.out, args.config, args.force)
     cfg, new, loaded, report = swapped(args)
     print(f'{args.config}: {args.backbone} in the place of its backbone\n{report}')
     run = check(cfg, new, loaded) if args.check else None

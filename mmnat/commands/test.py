@@ -1,18 +1,24 @@
 """Test a detector of mmdet or a segmentor of mmseg."""
 
 import argparse
+import os.path as osp
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmnat.atomic_file import check_writable
 from mmnat.checkpoints.safety import forbid_unsafe_loading
-from mmnat.config import framework, require_fields
+from mmnat.config import framework, leaf_datasets, require_fields
+from mmnat.config_files import check_dump
 from mmnat.errors import UserError, report_user_errors
+from mmnat.evaluation_files import ImageFiles
 from mmnat.launch.distributed import configure_distribution
 from mmnat.launch.options import add_config_options, load_config
 from mmnat.launch.processes import end_together
 from mmnat.launch.runner import build_runner
+from mmnat.output_files import check_kept
 from mmnat.preflight.checks import check_testing
 from mmnat.preflight.models import build_model
 from mmnat.preflight.tta import check_tta
@@ -27,7 +33,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--out', help='save the predictions: a .pkl file (mmdet) or a folder of label maps (mmseg)'
     )
-    parser.add_argument('--show-dir', help='save pictures of the predictions in this directory')
+    parser.add_argument(
+        '--show-dir',
+        help='save pictures of the predictions in this directory; if images in several folders have one'
+        ' name, their pictures and label maps go into folders, too',
+    )
     parser.add_argument('--tta', action='store_true', help='test with augmentation')
     return parser.parse_args(argv)
 
@@ -65,12 +75,51 @@ def _save_label_maps(cfg: Config, folder: str) -> None:
     cfg.test_evaluator.update(output_dir=folder, keep_results=True)
 
 
+def check_image_files(cfg: Config, args: argparse.Namespace) -> ImageFiles | None:
+    """Check that pictures and label maps replace no input, and that no two images share one.
+
+    Returns:
+        The files for each image; None if none are written.
+
+    Raises:
+        UserError: If an input would be replaced, or a file written twice.
+    """
+    is_detector = framework(cfg) == 'mmdet'
+    folders = [] if is_detector else _label_map_folders(cfg)
+    if not (args.show_dir or folders):
+        return None
+    files = ImageFiles(cfg)
+    for folder in folders:
+        option = f'--out {args.out}' if args.out else f'test_evaluator.output_dir = {folder!r}'
+        if osp.exists(folder) and not osp.isdir(folder):
+            raise UserError(f'{option} is a file', 'name a folder for the label maps')
+        files.check(folder, option, '.png')
+    if args.show_dir and is_detector:
+        # mmdet joins the folder to that of the run, whose name is not known yet.
+        files.check(
+            osp.join(osp.abspath(cfg.work_dir), 'run', args.show_dir), f'--show-dir {args.show_dir}'
+        )
+    elif args.show_dir:
+        # mmengine also writes the config there.
+        check_dump(osp.join(args.show_dir, 'config.py'), f'--show-dir {args.show_dir}')
+    return files
+
+
+def check_predictions(args: argparse.Namespace) -> None:
+    """Check that the file of a detector's predictions can be written, and replaces no input."""
+    check_kept([args.out], [args.config, args.checkpoint], f'--out {args.out}')
+    check_writable(Path(args.out))
+
+
+def _label_map_folders(cfg: Config) -> list[str]:
+    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+    return [evaluator['output_dir'] for evaluator in evaluators if evaluator.get('output_dir')]
+
+
 def _use_tta(cfg: Config) -> None:
     """Wrap the model and replace the pipeline, as mmdet's and mmseg's own launchers do."""
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    dataset.pipeline = cfg.tta_pipeline
+    for dataset in leaf_datasets(cfg.test_dataloader.dataset):
+        dataset['pipeline'] = cfg.tta_pipeline
     cfg.model = dict(cfg.tta_model, module=cfg.model)
 
 
@@ -88,15 +137,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     forbid_unsafe_loading()
     cfg = load_config(args)
     require_fields(cfg, 'model', 'test_dataloader', 'test_cfg', 'test_evaluator')
+    check_dump(osp.join(cfg.work_dir, osp.basename(cfg.filename)), f'work_dir {cfg.work_dir}')
     apply_options(cfg, args)
     configure_distribution(cfg)
     model = build_model(cfg)
     if args.tta:
         check_tta(cfg, model)
     check_testing(cfg, model)
+    files = check_image_files(cfg, args)
+    if args.out and framework(cfg) == 'mmdet':
+        check_predictions(args)
     if args.tta:
         _use_tta(cfg)
     runner = build_runner(cfg)
     if args.out and framework(cfg) == 'mmdet':
         _dump_predictions(runner, args.out)
+    if files is not None:
+        files.sort(runner)
     runner.test()

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmnat.checkpoints.latest import latest_checkpoint
 from mmnat.checkpoints.safety import forbid_unsafe_loading
 from mmnat.config import require_fields
+from mmnat.config_files import check_dump
 from mmnat.errors import UserError, report_user_errors
 from mmnat.launch.amp import enable_amp
 from mmnat.launch.distributed import configure_distribution
@@ -67,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     forbid_unsafe_loading()
     cfg = load_config(args)
     require_fields(cfg, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
+    check_dump(osp.join(cfg.work_dir, osp.basename(cfg.filename)), f'work_dir {cfg.work_dir}')
     apply_options(cfg, args)
     configure_distribution(cfg)
     built = SeededModel(cfg)

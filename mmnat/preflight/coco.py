@@ -38,11 +38,12 @@ def check_coco_dataset(dataset: BaseDataset, field: str) -> None:
     check_dataset_images([osp.join(folder, image['file_name']) for image in coco['images']], field)
 
 
-def load_coco(path: str) -> dict:
+def load_coco(path: str, unneeded: Sequence[str] = ()) -> dict:
     """Load an annotation file, and check that it has everything that mmdet reads.
 
     Args:
         path: The annotation file.
+        unneeded: Fields of its entries that may be missing, because something else than mmdet reads it.
 
     Returns:
         Its content.
@@ -61,7 +62,8 @@ def load_coco(path: str) -> dict:
     if not isinstance(coco, dict):
         raise _not_coco(path, f'it holds a {type(coco).__name__}, not an object')
     for section, fields in _FIELDS.items():
-        _check_section(path, section, coco.get(section), fields)
+        needed = [name for name in fields if name not in unneeded]
+        _check_section(path, section, coco.get(section), needed)
     _check_references(path, coco)
     return coco
 

@@ -1,84 +1,79 @@
-"""Images and label maps of semantic segmentation."""
+"""Data sets of mmseg: which files they list, and whether images and label maps belong together."""
 
 import os.path as osp
+from collections.abc import Sequence
 
-import numpy as np
-from mmcv.transforms import BaseTransform
+from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import BaseDataset
 
-from mmnat.errors import UserError, abbreviate
+from mmnat.errors import UserError, abbreviate, warn
 
+from .file_lists import check_file_list, similar_file
 from .images import check_dataset_images
-
-# The number of label maps of a data set whose values are checked.
-MAX_LABEL_MAPS = 50
+from .label_maps import check_label_maps
 
 
 def check_segmentation_dataset(dataset: BaseDataset, field: str) -> None:
-    """Check the images and label maps of a data set that mmseg lists from folders.
+    """Check the images and label maps of a data set of mmseg.
 
     Args:
-        dataset: The data set. Nothing is checked if it has another layout.
+        dataset: The data set. Nothing is checked if it is not for segmentation.
         field: Where the data set is in the config.
+
+    Raises:
+        UserError: If files are missing, do not belong together, or hold what mmseg cannot learn from.
     """
     from mmseg.datasets import BaseSegDataset
 
     if not isinstance(dataset, BaseSegDataset):
         return
-    samples = dataset.load_data_list()
-    if not samples:
+    lists_files = type(dataset).load_data_list is BaseSegDataset.load_data_list
+    if lists_files and dataset.data_prefix.get('img_path') is None:
+        keys = ', '.join(dataset.data_prefix) or 'nothing'
         raise UserError(
-            f'{field}: no *{dataset.img_suffix} in {dataset.data_prefix.get("img_path")}',
-            'correct img_suffix, data_prefix or ann_file',
+            f'{field}.data_prefix has {keys}, not img_path', 'name the folders img_path and seg_map_path'
         )
-    if 'img_path' in samples[0]:
+    samples = dataset.load_data_list()
+    if lists_files:
+        check_file_list(dataset, samples, field)
+    samples = _selected(samples, dataset._indices, field)
+    if not samples:
+        raise UserError(f'{field} has no images', 'correct indices, ann_file or data_prefix')
+    if 'img_path' in samples[0] and any(type(t) is LoadImageFromFile for t in dataset.pipeline.transforms):
         check_dataset_images([sample['img_path'] for sample in samples], field)
-    labeled = [sample for sample in samples if sample.get('seg_map_path')]
+    if _loads_label_maps(dataset):
+        labeled = [sample for sample in samples if sample.get('seg_map_path')]
+        _check_existence(labeled, len(samples), field)
+        check_label_maps(dataset, labeled, field)
+
+
+def _selected(samples: list[dict], indices: int | Sequence[int] | None, field: str) -> list[dict]:
+    """Take the samples that ``indices`` selects, as mmengine does."""
+    if indices is None:
+        return samples
+    if isinstance(indices, int):
+        if abs(indices) > len(samples):
+            warn(f'{field}.indices = {indices}, but there are only {len(samples)} images: all are taken')
+        return samples[:indices] if indices >= 0 else samples[indices:]
+    beyond = [index for index in indices if not -len(samples) <= index < len(samples)]
+    if beyond:
+        raise UserError(
+            f'{field}.indices has {abbreviate(beyond)}, but there are only {len(samples)} images',
+            f'give indices below {len(samples)}',
+        )
+    return [samples[index] for index in indices]
+
+
+def _loads_label_maps(dataset: BaseDataset) -> bool:
+    """Whether the pipeline reads label maps: one for a test without them does not."""
+    return any('Annotation' in type(t).__name__ for t in dataset.pipeline.transforms)
+
+
+def _check_existence(labeled: list[dict], count: int, field: str) -> None:
     missing = [s['seg_map_path'] for s in labeled if not osp.isfile(s['seg_map_path'])]
     if missing:
         raise UserError(
-            f'{field}: {len(missing)} of {len(samples)} images have no label map: {abbreviate(missing, 3)}',
+            f'{field}: {len(missing)} of {count} images have no label map: {abbreviate(missing, 3)}'
+            f'{similar_file(missing[0])}',
             'correct seg_map_suffix or data_prefix, or restore the files',
         )
-    _check_labels(dataset, labeled, field)
-
-
-def _check_labels(dataset: BaseDataset, samples: list[dict], field: str) -> None:
-    load = _annotation_loader(dataset)
-    classes = dataset.metainfo.get('classes')
-    if load is None or classes is None or not samples:
-        return
-    step = max(1, len(samples) // MAX_LABEL_MAPS)
-    for sample in samples[::step][:MAX_LABEL_MAPS]:
-        labels = _load_labels(load, sample, field)
-        allowed = [*range(len(classes)), dataset.ignore_index]
-        beyond = sorted(set(np.unique(labels).tolist()) - set(allowed))
-        if beyond:
-            raise UserError(
-                f'{field}: label map {sample["seg_map_path"]} has the values {abbreviate(beyond)}'
-                f' beyond the {len(classes)} classes of metainfo (ignored: '
-                f'{dataset.ignore_index})',
-                'correct metainfo.classes, reduce_zero_label or the label maps',
-            )
-
-
-def _annotation_loader(dataset: BaseDataset) -> BaseTransform | None:
-    """Return the transform of the pipeline that reads label maps."""
-    from mmseg.datasets.transforms import LoadAnnotations
-
-    transforms = dataset.pipeline.transforms
-    return next((t for t in transforms if type(t) is LoadAnnotations), None)
-
-
-def _load_labels(load: BaseTransform, sample: dict, field: str) -> np.ndarray:
-    path = sample['seg_map_path']
-    try:
-        labels = load({**sample, 'seg_fields': []})['gt_seg_map']
-    except (OSError, AttributeError) as error:  # depending on the decoder
-        raise UserError(f'{field}: label map {path} cannot be decoded', 'replace the file') from error
-    if labels.ndim != 2:
-        raise UserError(
-            f'{field}: label map {path} has shape {labels.shape}',
-            'store one class index a pixel, in a single channel',
-        )
-    return labels

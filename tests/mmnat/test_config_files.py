@@ -6,7 +6,7 @@ import pytest
 
 from mmnat.commands import configs
 from mmnat.config import read_config
-from mmnat.config_files import find_config, framework_folder, own_configs, project_folder
+from mmnat.config_files import check_dump, find_config, framework_folder, own_configs, project_folder
 from mmnat.errors import UserError
 from mmnat.zoo import published_models
 
@@ -74,3 +74,14 @@ def test_list_takes_patterns_and_refuses_what_matches_nothing(capsys):
     with pytest.raises(SystemExit) as exit_info:
         configs.main(['resnet'])
     assert exit_info.value.code == 2 and "no config has 'resnet' in its name" in capsys.readouterr().err
+
+
+def test_only_what_mmengine_writes_is_replaced(tmp_path):
+    path = tmp_path / 'config.py'
+    check_dump(str(path), 'work_dir x')
+    for text in (f'_base_ = {PATH!r}\n', 'a = 1  # mine\n', 'from os import path\n', 'a = (\n'):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r'work_dir x: the run would overwrite the config .*; name'):
+            check_dump(str(path), 'work_dir x')
+    read_config(PATH).dump(path)
+    check_dump(str(path), 'work_dir x')

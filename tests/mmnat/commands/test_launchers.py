@@ -143,6 +143,71 @@ def test_predict_draws_every_image(trained, launch, tmp_path, capsys, name):
     assert np.abs(drawn - cv2.imread(str(trained / 'data/images/0.jpg')).astype(int)).max() > 50
 
 
+@pytest.mark.parametrize('name', ['detector', 'segmentor'])
+def test_predict_writes_a_suffix_that_opencv_knows(trained, launch, tmp_path, capsys, name):
+    content = (trained / 'data/images/1.jpg').read_bytes()
+    images = [tmp_path / image for image in ('a.jfif', 'a.jpg', 'b', 'c.JPG', 'd.e')]
+    for image in images:
+        image.write_bytes(content)
+    for size in ((2, 100), (100, 2)):
+        images.append(tmp_path / f'{size[0]}x{size[1]}.png')
+        cv2.imwrite(str(images[-1]), np.full((*size, 3), 99, np.uint8))
+    launch(
+        'predict',
+        trained / f'{name}.py',
+        trained / name / 'iter_2.pth',
+        *(*images, '--out-dir', tmp_path / 'o'),
+    )
+    names = ['a.jpg', 'a_2.jpg', 'b.jpg', 'c.JPG', 'd.jpg', '2x100.png', '100x2.png']
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-len(names) :] == [str(tmp_path / 'o' / name) for name in names]
+    for image, picture in zip(images, names, strict=True):
+        drawn = cv2.imread(str(tmp_path / 'o' / picture))
+        assert drawn.shape == cv2.imread(str(image)).shape
+
+
+@pytest.mark.parametrize(('name', 'out'), [('detector', 'out.pkl'), ('segmentor', 'out')])
+def test_images_of_one_name_in_two_folders(trained, launch, tmp_path, name, out):
+    for kind, suffix in (('images', 'jpg'), ('labels', 'png')):
+        for folder, index in (('a', 0), ('a', 1), ('b', 2), ('b', 3)):
+            target = tmp_path / f'data/{kind}/{folder}/{index % 2}.{suffix}'
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes((trained / f'data/{kind}/{index}.{suffix}').read_bytes())
+    coco = json.loads((trained / 'data/coco.json').read_text())
+    for image in coco['images']:
+        image['file_name'] = f'{"ab"[image["id"] // 2]}/{image["id"] % 2}.jpg'
+    (tmp_path / 'data/coco.json').write_text(json.dumps(coco))
+    write_configs(tmp_path, tmp_path / 'data')
+    launch(
+        'test',
+        tmp_path / f'{name}.py',
+        trained / name / 'iter_2.pth',
+        *('--work-dir', tmp_path / 'work', '--out', tmp_path / out, '--show-dir', tmp_path / 'shown'),
+    )
+    wanted = ['a/0', 'a/1', 'b/0', 'b/1']
+    if name == 'segmentor':
+        assert sorted((tmp_path / 'out').rglob('*.png')) == [
+            tmp_path / f'out/{stem}.png' for stem in wanted
+        ]
+        assert len(list((tmp_path / 'shown').rglob('*.png'))) == 4
+    else:
+        found = sorted((tmp_path / 'shown').rglob('*.jpg'))
+        assert found == [tmp_path / f'shown/{stem}.jpg' for stem in wanted]
+        assert len({path.read_bytes() for path in found}) == 4
+
+
+def test_a_segmentor_without_test_pipeline(trained, launch, tmp_path, capsys):
+    """As a config is that mmengine wrote, or that calls its pipelines otherwise."""
+    text = (trained / 'segmentor.py').read_text()
+    (tmp_path / 'config.py').write_text(text.replace('test_pipeline', 'pipeline_of_tests'))
+    checkpoint = trained / 'segmentor/iter_2.pth'
+    launch('test', tmp_path / 'config.py', checkpoint, '--work-dir', tmp_path / 'work')
+    image = trained / 'data/images/0.jpg'
+    launch('predict', tmp_path / 'config.py', checkpoint, image, '--out-dir', tmp_path / 'out')
+    launch('predict', trained / 'segmentor.py', checkpoint, image, '--out-dir', tmp_path / 'same')
+    assert (tmp_path / 'out/0.jpg').read_bytes() == (tmp_path / 'same/0.jpg').read_bytes()
+
+
 @pytest.mark.parametrize(('name', 'how'), [('detector', 'path'), ('segmentor', 'auto')])
 def test_resume_continues(trained, launch, tmp_path, name, how):
     work_dir = tmp_path / 'work'
@@ -498,7 +563,7 @@ def test_no_image_with_suffix(refused, inputs):
     ('label', 'expected'),
     [
         (np.full((64, 64), 3, np.uint8), 'has the values 3 beyond the 3 classes'),
-        (np.zeros((64, 64, 3), np.uint8), 'has shape (64, 64, 3)'),
+        (np.zeros((64, 64, 3), np.uint8), '1 of 4 label maps are in colour'),
     ],
 )
 def test_bad_label_map(refused, inputs, label, expected):
@@ -659,6 +724,63 @@ def test_predict_refuses(refused, trained, tmp_path):
     images = trained / 'data/images'
     assert 'would overwrite' in refused(*args, images, '--out-dir', images)
     assert '--device cuda:9' in refused(*args, images, '--device', 'cuda:9')
+
+
+def test_predict_writes_below_its_folder(refused, trained, tmp_path):
+    args = ('predict', trained / 'segmentor.py', trained / 'segmentor/iter_2.pth', trained / 'data/images')
+    (tmp_path / 'out/0.jpg').mkdir(parents=True)
+    assert 'out/0.jpg is a folder; remove it' in refused(*args, '--out-dir', tmp_path / 'out')
+    (tmp_path / 'links').mkdir()
+    (tmp_path / 'precious.jpg').write_bytes(b'mine')
+    (tmp_path / 'links/1.jpg').symlink_to(tmp_path / 'precious.jpg')
+    message = refused(*args, '--out-dir', tmp_path / 'links')
+    assert f'links/1.jpg leads through a symbolic link to {tmp_path}/precious.jpg; remove' in message
+    assert (tmp_path / 'precious.jpg').read_bytes() == b'mine'
+
+
+def test_predict_refuses_what_vanishes(refused, trained, tmp_path):
+    thin = tmp_path / 'thin.png'
+    cv2.imwrite(str(thin), np.zeros((2000, 2, 3), np.uint8))
+    args = ('predict', trained / 'detector.py', trained / 'detector/iter_2.pth')
+    message = refused(*args, trained / 'data/images', thin)
+    assert f'image {thin} has 2x2000 pixels, and the test pipeline scales it to nothing; cut' in message
+
+
+# Refused by test ------------------------------------------------------------
+
+
+def test_test_replaces_no_input(refused, trained, inputs, tmp_path):
+    (inputs / 'model.pkl').write_bytes((trained / 'detector/iter_2.pth').read_bytes())
+    detector = ('test', inputs / 'detector.py', inputs / 'model.pkl')
+    segmentor = ('test', inputs / 'segmentor.py', trained / 'segmentor/iter_2.pth')
+    data = inputs / 'data'
+    (inputs / 'folder.pkl').mkdir()
+    before = {path: path.read_bytes() for path in inputs.rglob('*') if path.is_file()}
+    work = ('--work-dir', inputs / 'work')
+    for args, expected in (
+        ((*detector, '--out', inputs / 'model.pkl'), 'would overwrite the input'),
+        ((*detector, '--out', inputs / 'folder.pkl'), 'it is a folder'),
+        ((*detector, '--show-dir', data / 'images'), 'images would overwrite the input'),
+        ((*detector, '--show-dir', '../../data/images'), 'images would overwrite the input'),
+        ((*segmentor, '--out', data / 'labels'), 'labels would overwrite the input'),
+        ((*segmentor, '--out', data / 'coco.json'), 'coco.json is a file; name a folder'),
+        (
+            (*segmentor, '--cfg-options', f'test_evaluator.output_dir={data}/labels'),
+            f'test_evaluator.output_dir = {str(data / "labels")!r} would overwrite the input',
+        ),
+    ):
+        assert expected in refused(*args, *work)
+        assert before == {path: path.read_bytes() for path in inputs.rglob('*') if path.is_file()}
+
+
+@pytest.mark.parametrize('command', ['train', 'test'])
+def test_a_config_is_not_replaced_by_that_of_the_run(refused, trained, inputs, command):
+    config = inputs / 'detector.py'
+    checkpoint = [trained / 'detector/iter_2.pth'] if command == 'test' else []
+    before = config.read_bytes()
+    message = refused(command, config, *checkpoint, '--work-dir', inputs)
+    assert f'work_dir {inputs}: the run would overwrite the config {config}; name another' in message
+    assert config.read_bytes() == before
 
 
 def test_broken_image_from_the_command_line(inputs):

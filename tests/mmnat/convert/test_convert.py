@@ -677,6 +677,11 @@ def test_destinations(refused, tmp_path, capsys):
     assert 'is the checkpoint to convert' in refused(source, source, '--force')
     (tmp_path / 'link.pth').symlink_to(source)
     assert 'is the checkpoint to convert' in refused(source, tmp_path / 'link.pth', '--force')
+    config = tmp_path / 'config.py'
+    config.touch()
+    options = ('--force', '--config', config)
+    assert f'{config} would overwrite the input {config}; name' in refused(source, config, *options)
+    config.unlink()
     (tmp_path / 'folder').mkdir()
     assert 'is a folder' in refused(source, tmp_path / 'folder')
     existing = tmp_path / 'existing.pth'

@@ -592,6 +592,21 @@ def test_command_never_overwrites(capsys, tmp_path, monkeypatch):
     assert 'NAT' in out.read_text() and len(list(tmp_path.iterdir())) == 1
 
 
+def test_command_keeps_its_own_config(capsys, tmp_path):
+    mine = tmp_path / 'mine.py'
+    mine.write_text(f'_base_ = {PSPNET!r}\n')
+    (tmp_path / 'link.py').symlink_to(mine)
+    for name in ('mine.py', 'link.py'):
+        out = str(tmp_path / name)
+        code, _, error = run(capsys, str(mine), '--backbone', 'nat_mini', '--out', out, '--force')
+        assert code == 2 and f'--out {out} would overwrite the input {mine}; name another' in error
+    (tmp_path / 'folder.py').mkdir()
+    out = str(tmp_path / 'folder.py')
+    code, _, error = run(capsys, str(mine), '--backbone', 'nat_mini', '--out', out, '--force')
+    assert code == 2 and 'folder.py is a folder; name a file in it' in error
+    assert mine.read_text() == f'_base_ = {PSPNET!r}\n' and not list((tmp_path / 'folder.py').iterdir())
+
+
 def test_command_names_faults_that_it_mended(capsys, tmp_path, monkeypatch):
     """The swap is right and is written; the user's own training would fail."""
     out = tmp_path / 'new.py'

@@ -41,6 +41,13 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used. The message names it, says why, and what to do."""
 
 
+@functools.cache  # each message once
+def warn(message: str) -> None:
+    """Print what may be a mistake, or may be meant, as ``warning: ...`` on stderr."""
+    if _rank() == 0:  # every process of a distributed run makes the same checks
+        print(f'warning: {message}', file=sys.stderr, flush=True)
+
+
 def abbreviate(items: Sequence, limit: int = 10) -> str:
     """Join ``items`` for a message; of those after the first ``limit`` only the number is given."""
     shown = ', '.join(str(item) for item in items[:limit])

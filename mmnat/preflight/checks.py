@@ -1,10 +1,14 @@
 """All checks of a run, before it creates anything."""
 
+from collections.abc import Sequence
+
 from mmengine.config import Config
 from torch import nn
 
-from .datasets import check_datasets
+from .datasets import ConfigDataset, check_datasets
+from .evaluators import check_evaluators, check_monitored
 from .models import check_num_classes
+from .objects import Split, check_training_objects
 from .registries import check_runtime_types
 from .weights import check_checkpoint, check_load_from, check_pretrained, check_resume
 
@@ -23,6 +27,9 @@ def check_training(cfg: Config, model: nn.Module) -> None:
     check_runtime_types(cfg, train=True)
     datasets = check_datasets(cfg, ('train_dataloader', 'val_dataloader'))
     check_num_classes(model, datasets)
+    check_training_objects(_splits(datasets, 'train'), 'train_dataloader', model)
+    check_evaluators(cfg, 'val', _splits(datasets, 'val'), model)
+    check_monitored(cfg)
     check_pretrained(model)
     if cfg.get('resume'):
         check_resume(cfg, model)
@@ -44,4 +51,10 @@ def check_testing(cfg: Config, model: nn.Module) -> None:
     check_runtime_types(cfg, train=False)
     if cfg.get('load_from'):
         check_checkpoint(cfg.load_from, model)
-    check_num_classes(model, check_datasets(cfg, ('test_dataloader',)))
+    datasets = check_datasets(cfg, ('test_dataloader',))
+    check_num_classes(model, datasets)
+    check_evaluators(cfg, 'test', _splits(datasets, 'test'), model)
+
+
+def _splits(datasets: Sequence[ConfigDataset], stage: str) -> list[Split | None]:
+    return [dataset.split for dataset in datasets if dataset.field.startswith(f'{stage}_dataloader.')]

@@ -195,8 +195,6 @@ def _check_references(path: str, coco: dict) -> None:
 def _check_order(path: str, coco: dict, classes: list[str], field: str) -> None:
     categories = [category for category in coco['categories'] if category['name'] in classes]
     names = [category['name'] for category in categories]
-    if names == classes:
-        return
     for kind, listed in ((f'{field}.metainfo.classes', classes), (f'the categories of {path}', names)):
         name, count = Counter(listed).most_common(1)[0]
         if count > 1:
@@ -206,6 +204,8 @@ def _check_order(path: str, coco: dict, classes: list[str], field: str) -> None:
                 f'{field}: {kind} have the name {name!r} {count} times{which}; mmdet gives each a label',
                 'leave one of them, and let the annotations refer to it',
             )
+    if names == classes:
+        return
     label, name, other = next(
         (label, *pair) for label, pair in enumerate(zip(names, classes, strict=True)) if len({*pair}) > 1
     )

@@ -57,13 +57,20 @@ def test_faults_are_those_of_mmdet(segmentation, poly2mask):
         (SQUARE, 'is not a list of lists'),
         ([[{'x': 1, 'y': 2}] * 6], 'has values that are not numbers'),
         ('[[1, 2, 3]]', 'is a str'),
-        (dict(RLE, size=[16, 12]), 'has the size [16, 12], but the image is of [12, 16]'),
+        (dict(RLE, size=[10, 10]), 'has the size [10, 10], but the image is of [12, 16]'),
     ],
 )
 def test_faults_stop_mmdet(segmentation, expected):
     assert find_fault(segmentation, SIZE) == find_evaluation_fault(segmentation, SIZE) == expected
-    with pytest.raises((KeyError, TypeError, AssertionError)):
+    with pytest.raises((KeyError, TypeError, ValueError)):
         load(segmentation, poly2mask=True)
+
+
+def test_size_of_a_turned_image():
+    # mmdet reshapes the mask, which makes another one of it.
+    turned = dict(RLE, size=[WIDTH, HEIGHT])
+    assert find_fault(turned, SIZE) == 'has the size [16, 12], but the image is of [12, 16]'
+    assert load(turned, poly2mask=True) is False
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])

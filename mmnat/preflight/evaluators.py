@@ -6,6 +6,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
 from mmengine.registry import METRICS
 from torch import nn
 
@@ -76,6 +77,9 @@ def check_monitored(cfg: Config) -> None:
                 f'{field} = {key!r} is no metric of val_evaluator, which computes {abbreviate(computed)}',
                 f'write {nearest[0]!r}',
             )
+    for field, hook in _hooks(cfg):
+        if hook.get('save_best'):
+            _check_rule(hook, field)
 
 
 def _evaluators(cfg: Config, stage: str) -> Iterator[tuple[str, dict]]:
@@ -257,13 +261,27 @@ def _metrics(evaluator: dict) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
-def _monitored(cfg: Config) -> Iterator[tuple[str, str]]:
-    """Yield the fields that name a metric, and the metric."""
+def _hooks(cfg: Config) -> Iterator[tuple[str, dict]]:
     hooks = [(f'default_hooks.{name}', hook) for name, hook in (cfg.get('default_hooks') or {}).items()]
     hooks += [(f'custom_hooks[{index}]', hook) for index, hook in enumerate(cfg.get('custom_hooks') or [])]
-    for field, hook in hooks:
-        if not isinstance(hook, dict):
-            continue
+    yield from ((field, hook) for field, hook in hooks if isinstance(hook, dict))
+
+
+def _check_rule(hook: dict, field: str) -> None:
+    """Check that mmengine knows whether more or less of the metrics of ``save_best`` is better."""
+    names = ('save_best', 'rule', 'greater_keys', 'less_keys')
+    try:
+        CheckpointHook(**{name: hook[name] for name in names if name in hook})
+    except (AssertionError, KeyError, ValueError) as error:
+        raise UserError(
+            f'{field}.save_best = {hook["save_best"]!r}: {abbreviate(error.args)}',
+            "correct it, or write rule='greater' or rule='less' beside it",
+        ) from error
+
+
+def _monitored(cfg: Config) -> Iterator[tuple[str, str]]:
+    """Yield the fields that name a metric, and the metric."""
+    for field, hook in _hooks(cfg):
         for name in ('save_best', 'monitor'):
             value = hook.get(name)
             for key in [value] if isinstance(value, str) else value or []:

@@ -12,8 +12,10 @@ REMEDY = 'write a list of polygons [[x1, y1, x2, y2, x3, y3, ...], ...] or a run
 
 def mask_loader(dataset: BaseDataset) -> BaseTransform | None:
     """Return the transform of the pipeline that loads masks; None if masks are not loaded."""
+    from mmdet.datasets.transforms import LoadAnnotations
+
     transforms = getattr(dataset.pipeline, 'transforms', ())
-    return next((t for t in transforms if getattr(t, 'with_mask', False)), None)
+    return next((t for t in transforms if isinstance(t, LoadAnnotations) and t.with_mask), None)
 
 
 def find_fault(segmentation: Any, size: Sequence[float]) -> str | None:

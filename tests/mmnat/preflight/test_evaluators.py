@@ -259,7 +259,7 @@ def test_metric_of_another_name(evaluator, key, right):
     assert f'default_hooks.checkpoint.save_best = {key!r} is no metric of val_evaluator' in str(error.value)
     if right:
         assert str(error.value).endswith(f'write {right!r}')
-        check_monitored(monitored(evaluator, dict(type='CheckpointHook', save_best=['auto', right])))
+        check_monitored(monitored(evaluator, dict(type='CheckpointHook', save_best=[right])))
 
 
 def test_metrics_that_are_not_known():
@@ -268,6 +268,17 @@ def test_metrics_that_are_not_known():
         check_monitored(monitored(evaluator, dict(save_best='pascal_voc/mAP')))
     check_monitored(monitored(metric(classwise=True), dict(save_best='coco/disc_precision')))
     check_monitored(monitored(metric(), dict(save_best=None)))
+
+
+def test_rule_that_mmengine_does_not_know():
+    evaluator = dict(type='mmseg.IoUMetric', iou_metrics=['mFscore'])
+    hook = dict(type='CheckpointHook', save_best='mFscore')
+    with pytest.raises(
+        UserError, match=r"save_best = 'mFscore': Cannot infer the rule.*write rule='greater'"
+    ):
+        check_monitored(monitored(evaluator, hook))
+    check_monitored(monitored(evaluator, dict(hook, rule='greater')))
+    check_monitored(monitored(evaluator, dict(hook, save_best='auto')))
 
 
 def test_early_stopping():

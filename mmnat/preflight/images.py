@@ -16,6 +16,8 @@ from mmnat.errors import UserError, abbreviate, warn
 MAX_OPENED = 2000
 # Formats whose headers Pillow checks and that OpenCV decodes.
 _TRUSTED = ('JPEG', 'MPO', 'PNG', 'BMP', 'TIFF', 'WEBP', 'PPM')
+# Public data sets have single images whose size differs; this part of them spoils no training.
+_FEW = 0.01
 _TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
@@ -70,7 +72,7 @@ def check_image_sizes(
         field: Where the data set is in the config.
 
     Raises:
-        UserError: If a size differs.
+        UserError: If sizes differ in more than a hundredth of the images; few are a warning.
     """
     turns = _turns(dataset)
     total, images = len(images), spread(images, MAX_OPENED)
@@ -89,13 +91,15 @@ def check_image_sizes(
             ambiguous.append(path)
     count = _count(len(images), total)
     if wrong:
-        raise UserError(
+        _report(
+            len(wrong) / len(images),
             f'{field}: {len(wrong)} of {count} have another size than width and height in '
             f'{dataset.ann_file} say: {abbreviate(wrong, 3)}',
             'correct width and height, or scale the boxes and masks if the images were resized',
         )
     if turned:
-        raise UserError(
+        _report(
+            len(turned) / len(images),
             f'{field}: {len(turned)} of {count} are turned by their EXIF orientation, but '
             f'{dataset.ann_file} describes them as they are stored: {abbreviate(turned, 3)}',
             "set color_type='color_ignore_orientation' in LoadImageFromFile of all pipelines, or annotate "
@@ -107,6 +111,12 @@ def check_image_sizes(
             f'loaded ({abbreviate(ambiguous, 3)}); if they were annotated as they are stored, set '
             "color_type='color_ignore_orientation' in LoadImageFromFile of all pipelines"
         )
+
+
+def _report(share: float, problem: str, remedy: str) -> None:
+    if share > _FEW:
+        raise UserError(problem, remedy)
+    warn(f'{problem}; {remedy}')
 
 
 _T = TypeVar('_T')

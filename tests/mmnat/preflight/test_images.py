@@ -78,6 +78,15 @@ def test_other_size(tmp_path):
     check(path, (80.0, 60.0))
 
 
+def test_few_images_of_another_size(tmp_path, capsys):
+    path = write(tmp_path / 'a.jpg')
+    dataset = SimpleNamespace(ann_file='a.json', pipeline=Compose([LoadImageFromFile()]))
+    listed = [(path, (80, 60))] * 99
+    check_image_sizes([*listed, (path, (81, 60))], dataset, 'data')
+    assert 'warning: data: 1 of 100 images have another size' in capsys.readouterr().err
+    refused(check_image_sizes, [*listed, *[(path, (81, 60))] * 2], dataset, 'data')
+
+
 @pytest.mark.parametrize('kind', ['jpeg', 'png', 'webp', 'tiff'])
 @pytest.mark.parametrize('orientation', range(1, 9))
 @pytest.mark.parametrize('flag', ['color', 'unchanged', 'color_ignore_orientation'])

@@ -99,12 +99,6 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used. The message names it, says why, and what to do."""
 
 
-def warn(message: str) -> None:
-    """Print what the user may have meant, and may not, in a line on stderr."""
-    if _rank() == 0:  # every process of a distributed run makes the same checks
-        print(f'warning: {message}', file=sys.stderr, flush=True)
-
-
 def abbreviate(items: Sequence, limit: int = 10) -> str:
     """Join ``items`` for a message; of those after the first ``limit`` only the number is given."""
     shown = ', '.join(str(item) for item in items[:limit])

@@ -1,11 +1,15 @@
 """All checks of a run, before it creates anything."""
 
+from collections.abc import Sequence
+
 from mmengine.config import Config
 from torch import nn
 
-from .datasets import check_datasets
+from .datasets import ConfigDataset, check_datasets
+from .evaluators import check_evaluators, check_monitored
 from .loaders import check_loaders
 from .models import check_num_classes
+from .objects import Split, check_training_objects
 from .optimizer import build_optimizer
 from .registries import check_runtime_types
 from .visualizer import check_vis_backends
@@ -29,7 +33,11 @@ def check_training(cfg: Config, model: nn.Module) -> None:
     check_runtime_types(cfg, train=True)
     check_vis_backends(cfg)
     check_loaders(cfg, loaders)
-    check_num_classes(model, check_datasets(cfg, loaders))
+    datasets = check_datasets(cfg, loaders)
+    check_num_classes(model, datasets)
+    check_training_objects(_splits(datasets, 'train'), 'train_dataloader', model)
+    check_evaluators(cfg, 'val', _splits(datasets, 'val'), model)
+    check_monitored(cfg)
     check_pretrained(model)
     optimizer = build_optimizer(cfg, model)
     if cfg.get('resume'):
@@ -55,4 +63,10 @@ def check_testing(cfg: Config, model: nn.Module) -> None:
     check_loaders(cfg, ('test_dataloader',))
     if cfg.get('load_from'):
         check_checkpoint(cfg.load_from, model)
-    check_num_classes(model, check_datasets(cfg, ('test_dataloader',)))
+    datasets = check_datasets(cfg, ('test_dataloader',))
+    check_num_classes(model, datasets)
+    check_evaluators(cfg, 'test', _splits(datasets, 'test'), model)
+
+
+def _splits(datasets: Sequence[ConfigDataset], stage: str) -> list[Split | None]:
+    return [dataset.split for dataset in datasets if dataset.field.startswith(f'{stage}_dataloader.')]

@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS, TRANSFORMS
 from mmnat.config import framework
 from mmnat.errors import UserError
 
-from .coco import check_coco_dataset
+from .objects import Split, read_split
 from .registries import build_registered, check_type
 from .segmentation import check_segmentation_dataset
 
@@ -40,11 +40,13 @@ class ConfigDataset:
         field: Where it is in the config.
         dataset: The data set, with joined paths and without its annotations.
         local: Whether its files are on a local disk.
+        split: What mmdet keeps of its annotations; None if it is not local or not in COCO format.
     """
 
     field: str
     dataset: BaseDataset
     local: bool
+    split: Split | None = None
 
     @property
     def classes(self) -> Sequence[str] | None:
@@ -138,6 +140,6 @@ def _check_files(cfg: Config, config_dataset: ConfigDataset) -> None:
                 'correct data_prefix or data_root',
             )
     if framework(cfg) == 'mmdet':
-        check_coco_dataset(dataset, field)
+        config_dataset.split = read_split(dataset, field)
     else:
         check_segmentation_dataset(dataset, field)

@@ -2,16 +2,31 @@
 
 import os.path as osp
 from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
 import cv2
 import mmcv
-from PIL import Image
+from mmengine.dataset import BaseDataset
+from PIL import ExifTags, Image
 
-from mmnat.errors import UserError, abbreviate
+from mmnat.errors import UserError, abbreviate, warn
 
 # The number of images of a data set that are opened before a run. If one of the others does not load, the
 # run ends when it reaches that image, see `report_user_errors`.
 MAX_OPENED = 2000
+# Formats whose headers Pillow checks and that OpenCV decodes.
+_TRUSTED = ('JPEG', 'MPO', 'PNG', 'BMP', 'TIFF', 'WEBP', 'PPM')
+# Public data sets have single images whose size differs; this part of them spoils no training.
+_FEW = 0.01
+_TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+
+
+class _Header(NamedTuple):
+    """What the header of an image file says."""
+
+    size: tuple[int, int]
+    orientation: int  # 1 is upright
+    kind: str | None
 
 
 def check_image(path: str) -> None:
@@ -23,35 +38,145 @@ def check_image(path: str) -> None:
 
 
 def check_dataset_images(paths: Sequence[str], field: str) -> None:
-    """Check that the first images of a data set exist and have sound headers.
+    """Check that the images of a data set, or a sample of them, exist and have sound headers.
 
     Args:
         paths: The image files.
         field: Where the data set is in the config.
     """
-    paths = paths[:MAX_OPENED]
+    total, paths = len(paths), spread(paths, MAX_OPENED)
+    count = _count(len(paths), total)
     missing = [path for path in paths if not osp.isfile(path)]
     if missing:
         raise UserError(
-            f'{field}: {len(missing)} of {len(paths)} images do not exist: {abbreviate(missing, 3)}',
+            f'{field}: {len(missing)} of {count} do not exist: {abbreviate(missing, 3)}',
             'correct data_root or data_prefix, or restore the files',
         )
     # Decoding is slow: only the files that Pillow doubts are decoded.
     broken = [path for path in paths if not _header_is_sound(path) and not _decodes(path)]
     if broken:
         raise UserError(
-            f'{field}: {len(broken)} of {len(paths)} images cannot be decoded: {abbreviate(broken, 3)}',
+            f'{field}: {len(broken)} of {count} cannot be decoded: {abbreviate(broken, 3)}',
             'replace the files, or remove them from the data set',
         )
+
+
+def check_image_sizes(
+    images: Sequence[tuple[str, tuple[float, float]]], dataset: BaseDataset, field: str
+) -> None:
+    """Compare the sizes of images, or of a sample of them, with those in the annotations.
+
+    Args:
+        images: The image files, each with width and height in the annotations.
+        dataset: The data set, whose pipeline tells whether images are turned by their EXIF orientation.
+        field: Where the data set is in the config.
+
+    Raises:
+        UserError: If sizes differ in more than a hundredth of the images; few are a warning.
+    """
+    turns = _turns(dataset)
+    total, images = len(images), spread(images, MAX_OPENED)
+    wrong: list[str] = []
+    turned: list[str] = []
+    ambiguous: list[str] = []
+    for path, expected in images:
+        header = _read_header(path)
+        if header is None:
+            continue
+        size = _loaded_size(path, header) if turns else header.size
+        if size != expected:
+            text = f'{path} is {_times(size)}, not {_times(expected)}'
+            (turned if header.size == expected else wrong).append(text)
+        elif turns and header.orientation != 1 and header.size == size:
+            ambiguous.append(path)
+    count = _count(len(images), total)
+    if wrong:
+        _report(
+            len(wrong) / len(images),
+            f'{field}: {len(wrong)} of {count} have another size than width and height in '
+            f'{dataset.ann_file} say: {abbreviate(wrong, 3)}',
+            'correct width and height, or scale the boxes and masks if the images were resized',
+        )
+    if turned:
+        _report(
+            len(turned) / len(images),
+            f'{field}: {len(turned)} of {count} are turned by their EXIF orientation, but '
+            f'{dataset.ann_file} describes them as they are stored: {abbreviate(turned, 3)}',
+            "set color_type='color_ignore_orientation' in LoadImageFromFile of all pipelines, or annotate "
+            'the images as they are shown',
+        )
+    if ambiguous:
+        warn(
+            f'{field}: {len(ambiguous)} of {count} are turned by their EXIF orientation when they are '
+            f'loaded ({abbreviate(ambiguous, 3)}); if they were annotated as they are stored, set '
+            "color_type='color_ignore_orientation' in LoadImageFromFile of all pipelines"
+        )
+
+
+def _report(share: float, problem: str, remedy: str) -> None:
+    if share > _FEW:
+        raise UserError(problem, remedy)
+    warn(f'{problem}; {remedy}')
+
+
+_T = TypeVar('_T')
+
+
+def spread(items: Sequence[_T], most: int) -> Sequence[_T]:
+    """Return at most ``most`` of some items, spread evenly over all of them."""
+    if len(items) <= most:
+        return items
+    return [items[index * len(items) // most] for index in range(most)]
+
+
+def _count(looked_at: int, total: int) -> str:
+    if looked_at == total:
+        return f'{total} images'
+    return f'{looked_at} images that were looked at, spread over all {total},'
+
+
+def _times(size: tuple[float, float]) -> str:
+    return f'{size[0]:.0f}x{size[1]:.0f}'
+
+
+def _turns(dataset: BaseDataset) -> bool:
+    """Tell whether images are turned by their EXIF orientation when they are loaded."""
+    for transform in getattr(dataset.pipeline, 'transforms', ()):
+        flag = getattr(transform, 'color_type', None)
+        if flag is not None:
+            ignores = flag == 'unchanged' or flag.endswith('_ignore_orientation')
+            backend = getattr(transform, 'imdecode_backend', 'cv2')
+            return not ignores and backend not in ('turbojpeg', 'tifffile')
+    return True
+
+
+def _read_header(path: str) -> _Header | None:
+    try:
+        with Image.open(path) as image:
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            return _Header(image.size, orientation if orientation in range(1, 9) else 1, image.format)
+    except Exception:  # as in _header_is_sound
+        return None
+
+
+def _loaded_size(path: str, header: _Header) -> tuple[int, int]:
+    """Width and height that mmcv returns."""
+    if header.orientation not in _TRANSPOSED:
+        return header.size
+    if header.kind in ('JPEG', 'MPO'):
+        return header.size[1], header.size[0]
+    # Whether OpenCV reads the orientation in other formats depends on its version.
+    image = mmcv.imread(path)
+    return header.size if image is None else (image.shape[1], image.shape[0])
 
 
 def _header_is_sound(path: str) -> bool:
     try:
         with Image.open(path) as image:
             image.verify()
+            return image.format in _TRUSTED
     except Exception:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, ...
         return False
-    return True
 
 
 def _decodes(path: str) -> bool:

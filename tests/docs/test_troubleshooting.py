@@ -46,6 +46,7 @@ def folder(tmp_path, monkeypatch):
     classes = "classes=('disc', 'square')"
     Path('string.py').write_text(text.replace(classes, "classes=('disc')"))
     Path('other_names.py').write_text(text.replace(classes, "classes=('circle', 'square')"))
+    Path('other_order.py').write_text(text.replace(classes, "classes=('square', 'disc')"))
     Path('swin_arguments.py').write_text(text.replace('embed_dim=32', 'embed_dims=32'))
     return tmp_path
 
@@ -57,6 +58,7 @@ CASES = {
     'data_root': (*TRAIN, 'train_dataloader.dataset.dataset.data_root=photos/'),
     'ann_file': (*TRAIN, 'train_dataloader.dataset.dataset.ann_file=train.json'),
     'names of classes': ('train', 'other_names.py'),
+    'order of classes': ('train', 'other_order.py'),
     'classes are a string': ('train', 'string.py'),
     'number of classes': (*TRAIN, 'model.roi_head.bbox_head.num_classes=80'),
     'values of label maps': (

@@ -101,7 +101,7 @@ def draw_data(root):
     for name in ('images', 'labels'):
         (root / name).mkdir(parents=True)
     coco = dict(images=[], annotations=[], categories=[])
-    coco['categories'] = [dict(id=7, name='square'), dict(id=3, name='disc')]
+    coco['categories'] = [dict(id=7, name='disc'), dict(id=3, name='square')]
     for index in range(4):
         image = np.full((64, 64, 3), 30 * index, np.uint8)
         label = np.zeros((64, 64), np.uint8)
@@ -111,7 +111,7 @@ def draw_data(root):
         cv2.imwrite(str(root / f'images/{index}.jpg'), image)
         cv2.imwrite(str(root / f'labels/{index}.png'), label)
         coco['images'].append(dict(id=index, file_name=f'{index}.jpg', height=64, width=64))
-        for category, (x, y) in ((3, (8, 8 + 4 * index)), (7, (36, 36))):
+        for category, (x, y) in ((7, (8, 8 + 4 * index)), (3, (36, 36))):
             corners = [x, y, x + 24, y, x + 24, y + 24, x, y + 24]
             coco['annotations'].append(
                 dict(

@@ -40,7 +40,7 @@ def make_label_maps(annotations: Path, out: Path, held_out: int) -> list[str]:
             on, if a label map would lie outside of the folder or two would be one file, or if the folder cannot
             be written.
     """
-    content = load_coco(str(annotations), unneeded=('area', 'bbox'))
+    content = load_coco(str(annotations), unneeded=('annotations.id', 'annotations.area', 'annotations.bbox'))
     categories = sorted(content['categories'], key=lambda category: category['id'])
     if len(categories) > MOST_CATEGORIES:
         raise UserError(
@@ -59,8 +59,8 @@ def make_label_maps(annotations: Path, out: Path, held_out: int) -> list[str]:
     flat: list[str] = []
     with atomic_write(out) as unfinished:
         unfinished.mkdir()
-        for index, (image, path) in enumerate(zip(content['images'], paths, strict=True)):
-            size = _image_size(image, f'{annotations}: images[{index}]')
+        for image, path in zip(content['images'], paths, strict=True):
+            size = int(image['height']), int(image['width'])  # some tools write them as floats
             label_map = _draw(objects[image['id']], size, labels, flat)
             _write(unfinished / path.relative_to(out), label_map)
         names = [str(path.relative_to(out).with_suffix('')) for path in paths]
@@ -72,14 +72,6 @@ def make_label_maps(annotations: Path, out: Path, held_out: int) -> list[str]:
             f'polygons of fewer than three points are left out, as mmdet does: in {abbreviate(flat, 3)}'
         )
     return ['background', *(category['name'] for category in categories)]
-
-
-def _image_size(image: dict[str, Any], place: str) -> tuple[int, int]:
-    """The height and the width of an image, which some tools write as floats."""
-    for name in ('height', 'width'):
-        if not float(image[name]).is_integer() or image[name] < 1:
-            raise UserError(f'{place}.{name} = {image[name]!r}', "write the image's size in pixels")
-    return int(image['height']), int(image['width'])
 
 
 def _file_paths(content: dict[str, Any], source: Path, folder: Path) -> list[Path]:

@@ -33,7 +33,7 @@ def load_coco(path: str, annotated: bool = True, unneeded: Sequence[str] = ()) -
     Args:
         path: The annotation file.
         annotated: Whether it has to have a list of annotations, which may be empty.
-        unneeded: Fields of its entries that may be missing, because something else than mmdet reads it.
+        unneeded: Fields that may be missing, such as 'annotations.area', because mmdet does not read it.
 
     Returns:
         Its content.
@@ -57,7 +57,7 @@ def load_coco(path: str, annotated: bool = True, unneeded: Sequence[str] = ()) -
     if not annotated:
         coco.setdefault('annotations', [])
     for section, fields in _FIELDS.items():
-        needed = [name for name in fields if name not in unneeded]
+        needed = [name for name in fields if f'{section}.{name}' not in unneeded]
         _check_section(path, section, coco.get(section), needed)
     _check_references(path, coco)
     for section in ('images', 'categories'):

@@ -145,7 +145,7 @@ def test_sizes_that_are_no_number_of_pixels(make, name, value):
     content = annotations()
     content['images'][1][name] = value
     code, _, error = make(content)
-    assert code == 2 and f'images[1].{name} = {value!r}; write' in error
+    assert code == 2 and f'images[1].{name} is {value!r}; correct' in error
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,16 @@
 
 import os.path as osp
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
 
 import cv2
 import mmcv
 from mmengine.dataset import BaseDataset
-from PIL import ExifTags, Image
+from PIL import Image
 
 from mmnat.errors import UserError, abbreviate, warn
+
+from .image_headers import TRANSPOSED, Header, read_header
+from .samples import some
 
 # The number of images of a data set that are opened before a run. If one of the others does not load, the
 # run ends when it reaches that image, see `report_user_errors`.
@@ -18,15 +20,6 @@ MAX_OPENED = 2000
 _TRUSTED = ('JPEG', 'MPO', 'PNG', 'BMP', 'TIFF', 'WEBP', 'PPM')
 # Public data sets have single images whose size differs; this part of them spoils no training.
 _FEW = 0.01
-_TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
-
-
-class _Header(NamedTuple):
-    """What the header of an image file says."""
-
-    size: tuple[int, int]
-    orientation: int  # 1 is upright
-    kind: str | None
 
 
 def check_image(path: str) -> None:
@@ -44,7 +37,7 @@ def check_dataset_images(paths: Sequence[str], field: str) -> None:
         paths: The image files.
         field: Where the data set is in the config.
     """
-    total, paths = len(paths), spread(paths, MAX_OPENED)
+    total, paths = len(paths), some(paths, MAX_OPENED)
     count = _count(len(paths), total)
     missing = [path for path in paths if not osp.isfile(path)]
     if missing:
@@ -75,12 +68,12 @@ def check_image_sizes(
         UserError: If sizes differ in more than a hundredth of the images; few are a warning.
     """
     turns = _turns(dataset)
-    total, images = len(images), spread(images, MAX_OPENED)
+    total, images = len(images), some(images, MAX_OPENED)
     wrong: list[str] = []
     turned: list[str] = []
     ambiguous: list[str] = []
     for path, expected in images:
-        header = _read_header(path)
+        header = read_header(path)
         if header is None:
             continue
         size = _loaded_size(path, header) if turns else header.size
@@ -119,16 +112,6 @@ def _report(share: float, problem: str, remedy: str) -> None:
     warn(f'{problem}; {remedy}')
 
 
-_T = TypeVar('_T')
-
-
-def spread(items: Sequence[_T], most: int) -> Sequence[_T]:
-    """Return at most ``most`` of some items, spread evenly over all of them."""
-    if len(items) <= most:
-        return items
-    return [items[index * len(items) // most] for index in range(most)]
-
-
 def _count(looked_at: int, total: int) -> str:
     if looked_at == total:
         return f'{total} images'
@@ -150,18 +133,9 @@ def _turns(dataset: BaseDataset) -> bool:
     return True
 
 
-def _read_header(path: str) -> _Header | None:
-    try:
-        with Image.open(path) as image:
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-            return _Header(image.size, orientation if orientation in range(1, 9) else 1, image.format)
-    except Exception:  # as in _header_is_sound
-        return None
-
-
-def _loaded_size(path: str, header: _Header) -> tuple[int, int]:
+def _loaded_size(path: str, header: Header) -> tuple[int, int]:
     """Width and height that mmcv returns."""
-    if header.orientation not in _TRANSPOSED:
+    if header.orientation not in TRANSPOSED:
         return header.size
     if header.kind in ('JPEG', 'MPO'):
         return header.size[1], header.size[0]

@@ -1,9 +1,8 @@
 """Label maps of semantic segmentation: their sizes, what their pixels are, and the classes in them."""
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import Enum
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import numpy as np
 from mmcv.transforms import BaseTransform, LoadImageFromFile
@@ -12,19 +11,18 @@ from PIL import Image
 
 from mmnat.errors import UserError, abbreviate, warn
 
+from .image_headers import TRANSPOSED, read_header
+from .samples import in_time
+
 # How long the files of a data set are looked at. Those that are left out are spread over the whole set.
 HEADER_SECONDS = 20.0
 VALUE_SECONDS = 10.0
 
-_EXIF_ORIENTATION = 0x0112
-_TURNED, _TRANSPOSED = range(2, 9), range(5, 9)  # orientations; the latter exchange width and height
 _AS_STORED = "color_type='color_ignore_orientation' in LoadImageFromFile of all pipelines"
 # What the loader keeps of them by wrapping around is 255, which is ignored: they were meant so.
 _WIDE_IGNORED = (-1, 65535)
 # Transforms after which it does not matter that a label map was smaller than its image.
 _RESIZES = ('Resize', 'RandomResize', 'RandomChoiceResize')
-
-_Item = TypeVar('_Item')
 
 
 def check_label_maps(dataset: BaseDataset, samples: Sequence[dict], field: str) -> None:
@@ -50,24 +48,6 @@ def check_label_maps(dataset: BaseDataset, samples: Sequence[dict], field: str) 
         _check_values(dataset, load, samples, field)
 
 
-def spread(items: Sequence[_Item]) -> Iterator[_Item]:
-    """Give all items in an order in which the first few, however many, are spread over all of them."""
-    bits = max(len(items) - 1, 0).bit_length()
-    for number in range(1 << bits):
-        index = int(f'{number:0{bits}b}'[::-1], 2) if bits else 0
-        if index < len(items):
-            yield items[index]
-
-
-def _in_time(items: Sequence[_Item], seconds: float) -> Iterator[_Item]:
-    """Give at least one of the items, and more of them until the time is over."""
-    end = time.monotonic() + seconds
-    for item in spread(items):
-        yield item
-        if time.monotonic() > end:
-            return
-
-
 def _count(looked_at: int, total: int) -> str:
     return f'{total} label maps' if looked_at == total else f'{looked_at} label maps looked at, of {total},'
 
@@ -81,12 +61,6 @@ class _Difference(Enum):
     UNKNOWN = 'none, but the size does not tell whether the label map is turned like the image'
 
 
-class _Header(NamedTuple):
-    size: tuple[int, int]
-    mode: str
-    orientation: int
-
-
 def _check_headers(dataset: BaseDataset, load: BaseTransform, samples: Sequence[dict], field: str) -> None:
     transforms = dataset.pipeline.transforms
     load_image = next((t for t in transforms if type(t) is LoadImageFromFile), None)
@@ -94,9 +68,9 @@ def _check_headers(dataset: BaseDataset, load: BaseTransform, samples: Sequence[
     colours: list[str] = []
     differences: dict[_Difference, list[str]] = {kind: [] for kind in _Difference}
     looked_at = 0
-    for sample in _in_time(samples, HEADER_SECONDS):
+    for sample in in_time(samples, HEADER_SECONDS):
         looked_at += 1
-        header = _read_header(sample['seg_map_path'])
+        header = read_header(sample['seg_map_path'])
         if header is None:
             _load(load, sample, field)  # says so, unless it has another decoder
             continue
@@ -132,16 +106,6 @@ def _check_headers(dataset: BaseDataset, load: BaseTransform, samples: Sequence[
         )
 
 
-def _read_header(path: str) -> _Header | None:
-    try:
-        with Image.open(path) as image:
-            # Pillow would decode a PNG to find its orientation, which hardly any has.
-            exif = image.getexif() if image.format in ('JPEG', 'MPO', 'TIFF', 'WEBP') else {}
-            return _Header(image.size, image.mode, exif.get(_EXIF_ORIENTATION, 1))
-    except Exception:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, ...
-        return None
-
-
 def _difference(
     load_image: BaseTransform, sample: dict, size: tuple[int, int], may_be_scaled: bool
 ) -> tuple[_Difference, str] | None:
@@ -150,12 +114,12 @@ def _difference(
     Returns:
         How they differ, and a text that says so; None if they do not.
     """
-    image = _read_header(sample['img_path'])
+    image = read_header(sample['img_path'])
     if image is None:
         return None
-    may_be_turned = image.orientation in _TURNED and load_image.color_type in ('color', 'grayscale')
+    may_be_turned = image.orientation > 1 and load_image.color_type in ('color', 'grayscale')
     width, height = image.size
-    if image.size != size or image.orientation in _TRANSPOSED:
+    if image.size != size or image.orientation in TRANSPOSED:
         # Only the loader knows what becomes of the image. Few need it.
         height, width = load_image(dict(sample))['img'].shape[:2]
     if size == (width, height):
@@ -182,7 +146,7 @@ def _check_values(dataset: BaseDataset, load: BaseTransform, samples: Sequence[d
     allowed = {*range(len(classes)), ignored}
     found: set[int] = set()
     looked_at = 0
-    for sample in _in_time(samples, VALUE_SECONDS):
+    for sample in in_time(samples, VALUE_SECONDS):
         looked_at += 1
         values = _values(load, sample, field)
         beyond = sorted(values - allowed)

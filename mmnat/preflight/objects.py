@@ -12,8 +12,9 @@ from torch import nn
 from mmnat.errors import UserError, abbreviate, warn
 
 from .coco import check_boxes, check_classes, check_ids, let_pycocotools_read_utf8, load_coco
-from .images import check_dataset_images, check_image_sizes, spread
+from .images import check_dataset_images, check_image_sizes
 from .masks import REMEDY, find_fault, is_learned, mask_loader, misses_box
+from .samples import some
 
 # What mmdet drops without a word, in the order in which it looks, and the remedies.
 _REASONS = {
@@ -299,7 +300,7 @@ def _describe(dataset: BaseDataset, coco: dict, samples: Sequence[dict], field: 
 
 def _check_places(annotations: Sequence[dict], path: str, field: str) -> None:
     """Check that masks lie where the boxes are, in a sample."""
-    annotations = spread(annotations, _MOST_PLACES)
+    annotations = some(annotations, _MOST_PLACES)
     misplaced = [a['id'] for a in annotations if misses_box(a['segmentation'], a['bbox'])]
     if len(misplaced) > _MANY * len(annotations):
         problem = (

@@ -13,7 +13,8 @@ from PIL import Image
 from mmnat import errors
 from mmnat.errors import UserError
 from mmnat.preflight import images
-from mmnat.preflight.images import check_dataset_images, check_image_sizes, spread
+from mmnat.preflight.images import check_dataset_images, check_image_sizes
+from mmnat.preflight.samples import some
 
 ORIENTATION = 0x0112
 
@@ -120,10 +121,10 @@ def test_turned_images_of_the_same_size(tmp_path, capsys, orientation, size):
     assert 'warning: data: 1 of 1 images are turned' in capsys.readouterr().err
 
 
-def test_spread():
-    assert spread([1, 2], 3) == [1, 2]
-    assert spread(range(100), 4) == [0, 25, 50, 75]
-    assert spread(range(5), 0) == []
+def test_some_are_spread():
+    assert some([1, 2], 3) == [1, 2]
+    assert some(range(100), 4) == [0, 25, 50, 75]
+    assert some(range(5), 0) == []
 
 
 def test_sample(tmp_path, monkeypatch):

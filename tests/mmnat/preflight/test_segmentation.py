@@ -14,7 +14,7 @@ from mmseg.datasets import BaseSegDataset
 from mmnat.config import register_modules
 from mmnat.errors import UserError
 from mmnat.preflight import label_maps
-from mmnat.preflight.label_maps import spread
+from mmnat.preflight.samples import spread
 from mmnat.preflight.segmentation import check_segmentation_dataset
 
 CLASSES = ('ground', 'disc', 'square')

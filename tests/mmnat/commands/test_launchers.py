@@ -29,13 +29,14 @@ from mmnat.commands import predict, test, train  # noqa: E402
 def launch():
     """Run launchers in this process: starting one costs seconds of imports."""
     from mmdet.visualization import DetLocalVisualizer
+    from mmengine.visualization import Visualizer
     from mmseg.visualization import SegLocalVisualizer
 
     mains = {'train': train.main, 'test': test.main, 'predict': predict.main}
 
     def launch(name, *args):
         # A visualizer of an earlier run would keep its directory.
-        for visualizer in (DetLocalVisualizer, SegLocalVisualizer):
+        for visualizer in (Visualizer, DetLocalVisualizer, SegLocalVisualizer):
             visualizer._instance_dict.clear()
         mains[name]([str(arg) for arg in args])
 

@@ -77,7 +77,11 @@ class SaveOnTermination(Hook):
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
         hook = _checkpoint_hook(runner)
-        if hook and is_main_process():
+        if hook is None or not is_main_process():
+            return
+        # If the last validation was interrupted, nothing has been trained and saved since.
+        newest = Path(runner.work_dir) / 'last_checkpoint'
+        if not newest.is_file() or osp.basename(newest.read_text().strip()) != NAME:
             (Path(hook.out_dir) / NAME).unlink(missing_ok=True)
 
     def _is_any_terminated(self) -> bool:

@@ -433,6 +433,14 @@ def test_what_is_left_to_the_scalar_kernels(worker, changes, capability):
 NAN, INFINITY = float('nan'), float('inf')
 
 
+def check_not_finite(kernels, monkeypatch, number, place, spatial, kernel_size, dilation, dtype):
+    monkeypatch.setattr(not_finite, 'attend', kernels.attend)
+    for name, actual, wanted in not_finite.patterns(
+        number, place, spatial, kernel_size, dilation, dtype=dtype
+    ):
+        assert torch.equal(actual, wanted), name
+
+
 @pytest.mark.parametrize(
     ('number', 'spatial', 'kernel_size', 'dilation'),
     [
@@ -441,28 +449,28 @@ NAN, INFINITY = float('nan'), float('inf')
         (NAN, (5, 17), 3, 1),
         (INFINITY, (5, 6), 3, 1),
         (-INFINITY, (5, 6), 3, 1),
-        (NAN, (7, 9), 6, 1),
-        (INFINITY, (8, 7), 7, 1),
     ],
 )
 @pytest.mark.parametrize('place', not_finite.PLACES)
-@pytest.mark.parametrize(
-    ('dtype', 'allow_tf32'), [pytest.param(torch.float32, False, id='float32'), *MULTIPLIED]
-)
+@pytest.mark.parametrize('dtype', [torch.float32, *HALF], ids=str)
 def test_what_is_not_finite_stays_where_the_mathematics_puts_it(
-    worker, monkeypatch, number, spatial, kernel_size, dilation, place, dtype, allow_tf32
+    worker, monkeypatch, number, spatial, kernel_size, dilation, place, dtype
 ):
-    has_many_keys = kernel_size**2 > 25  # which TF32 is for, and which is slow here
-    if has_many_keys and not allow_tf32:
-        pytest.skip('smaller windows have shown it')
-    kernels = Kernels(worker, allow_tf32=allow_tf32)
-    monkeypatch.setattr(not_finite, 'attend', kernels.attend)
-    for name, actual, wanted in not_finite.patterns(
-        number, place, spatial, kernel_size, dilation, dtype=dtype
-    ):
-        assert torch.equal(actual, wanted), name
-    has_products = dtype in HALF or has_many_keys
-    assert kernels.family in (TENSOR_CORES if has_products else ['staged'])
+    kernels = Kernels(worker)
+    check_not_finite(kernels, monkeypatch, number, place, spatial, kernel_size, dilation, dtype)
+    assert kernels.family in (TENSOR_CORES if dtype in HALF else ['staged'])
+
+
+@pytest.mark.parametrize(
+    ('number', 'spatial', 'kernel_size'),
+    [(NAN, (7, 9), 6), (INFINITY, (8, 7), 7)],
+)
+@pytest.mark.parametrize('place', not_finite.PLACES)
+def test_what_is_not_finite_in_sums_of_tf32(worker, monkeypatch, number, spatial, kernel_size, place):
+    """Infinity has no second part, and products with it are NaN until they are repeated."""
+    kernels = Kernels(worker, allow_tf32=True)
+    check_not_finite(kernels, monkeypatch, number, place, spatial, kernel_size, 1, torch.float32)
+    assert kernels.family == 'matrix'
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16], ids=str)

@@ -6,7 +6,9 @@ STAMP := $(shell printf '%s' "$(CURDIR) $$NATTEN_OPS_CUDA $$TORCH_CUDA_ARCH_LIST
 ENVIRONMENT := .venv/environment-$(STAMP)
 PROJECT := .venv/project-$(STAMP)
 SOURCES = find natten_ops/csrc tests/emulator/simt -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh'
-PYTEST := $(BIN)/python -m pytest
+# A test that hangs fails.
+LIMIT := --timeout=900
+PYTEST := $(BIN)/python -m pytest $(LIMIT)
 NOX := $(BIN)/nox --no-error-on-missing-interpreters
 # One test a core, each with one thread.
 EVERY_CORE := OMP_NUM_THREADS=1 $(PYTEST) -n auto --dist worksteal
@@ -61,7 +63,7 @@ test-sanitize: setup  ## run the operator's tests with AddressSanitizer and Unde
 	NATTEN_OPS_SANITIZE=1 PYTHONPATH=$(CURDIR)/build/sanitize \
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -vv --capture=sys $(SANITIZED)
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(LIMIT) -n auto --dist worksteal -vv --capture=sys $(SANITIZED)
 
 test-gpu:  ## run the tests that need a GPU, with torch, pytest, hypothesis and numpy of PYTHON and libraries built in place
 	$(PYTHON) -m pytest -m gpu

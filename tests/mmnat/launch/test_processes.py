@@ -164,7 +164,7 @@ def test_trainings_end_with_what_started_them(run_until, config, tmp_path, numbe
 
 @pytest.mark.skipif(not hasattr(signal, 'sigwaitinfo'), reason='this system does not say who sent a signal')
 def test_forked_processes_obey_sigterm_from_their_parent_only():
-    """Data workers outlive the SIGTERM of a scheduler; a pool, and workers that are left at exit, do end."""
+    """Data workers outlive the SIGTERM of a scheduler; pools, and workers left at exit, do end."""
     program = """if True:
         import multiprocessing, subprocess, time
         from mmnat.launch.processes import end_together

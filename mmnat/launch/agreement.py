@@ -71,7 +71,7 @@ def ready_together(launcher: str) -> Iterator[None]:
 
 
 def _exchanged(store: dist.Store, rank: int, processes: int) -> list[tuple[str, str]]:
-    """What all processes have found. One that has failed waits, too: the first process may hold the store."""
+    """What all processes have found. Also one that has failed waits: the first may hold the store."""
     found = [json.loads(store.get(f'mmnat/ready/{number}')) for number in range(processes)]
     failed = any(problem for _, problem in found)
     if failed and threading.current_thread() is threading.main_thread():

@@ -74,9 +74,13 @@ def init_distribution(cfg: Config) -> None:
     """Join the process group of a run that is distributed over CPUs."""
     # mmengine's init_dist selects a CUDA device for every backend, but does nothing if a group exists.
     if _distributed_on_cpu(cfg) and not torch.distributed.is_initialized():
-        seconds = cfg.env_cfg.dist_cfg.get('timeout')
-        timeout = None if seconds is None else timedelta(seconds=seconds)
-        torch.distributed.init_process_group('gloo', timeout=timeout)
+        torch.distributed.init_process_group('gloo', timeout=time_limit(cfg))
+
+
+def time_limit(cfg: Config) -> timedelta | None:
+    """How long processes wait for each other, in ``env_cfg.dist_cfg.timeout``; None is torch's default."""
+    seconds = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
+    return None if seconds is None else timedelta(seconds=seconds)
 
 
 def _continue_as_torchrun(cfg: Config) -> None:

@@ -116,7 +116,7 @@ def linear(value):
 def test_same_start(start):
     start(linear(1), linear(1))
     start(linear(1).bfloat16(), linear(1).bfloat16())
-    with pytest.raises(UserError, match='different weights: 0 on .* iteration 7, 1 on elsewhere'):
+    with pytest.raises(UserError, match=r'different weights: 0 on .* iteration 7, 1 on elsewhere'):
         start(linear(1), linear(1.001))
     with pytest.raises(UserError, match='1 on elsewhere with iteration 5; give all machines the same'):
         start(linear(1), linear(1), other_iter=5)

@@ -68,7 +68,7 @@ def test_more_processes_than_gpus(configure):
 
 def test_batch_script_without_srun(configure):
     """It has the number of a process, and would wait for the other tasks."""
-    with pytest.raises(UserError, match='start the run through srun, tools/slurm_train.sh'):
+    with pytest.raises(UserError, match='start the run through srun, tools'):
         configure('slurm', SLURM_PROCID='0', SLURM_NTASKS='2')
 
 

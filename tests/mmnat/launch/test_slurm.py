@@ -124,16 +124,13 @@ def test_batch_job_of_the_documentation_goes_on_when_requeued(cluster, folder):
     job = cluster.run('sbatch', '--parsable', *smaller, 'train.sbatch').stdout.strip()
     log = Path(f'detector-{job}.log')
     try:
-        for number, command in enumerate(
-            (
-                ('scancel', '--signal=TERM', job),  # what --signal=TERM@300 does
-                ('scontrol', 'requeue', job),
-            )
-        ):
-            wait_for(lambda: log.exists() and len(starts(log)) > number, cluster, log)
-            answer = cluster.run(*command)
+        # What --signal=TERM@300 does, and what preemption does.
+        for number, command in enumerate((('scancel', '--signal=TERM'), ('scontrol', 'requeue'))):
+            wait_for(lambda count=number: log.exists() and len(starts(log)) > count, cluster, log)
+            answer = cluster.run(*command, job)
             assert answer.returncode == 0, answer.stderr
-            wait_for(lambda: log.read_text().count('terminated; saved') > number, cluster, log)
+            saved = 'terminated; saved'
+            wait_for(lambda count=number: log.read_text().count(saved) > count, cluster, log)
         wait_for(lambda: cluster.state(job) == 'COMPLETED', cluster, log)
     finally:
         cluster.run('scancel', job)

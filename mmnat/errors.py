@@ -40,6 +40,12 @@ _EXPLANATIONS: tuple[tuple[tuple[type[Exception], ...], str, str, str], ...] = (
         'choose another with PORT=... before tools/dist_*.sh, --master-port for torchrun, or MASTER_PORT',
     ),
     (
+        (RuntimeError,),
+        r'client socket has timed out.*trying to connect to \(([^)]+)\)',
+        'this process cannot connect to the first one of the run at {}',
+        'start the first one, and check the address and the port (MASTER_ADDR, PORT of tools/dist_*.sh)',
+    ),
+    (
         (RuntimeError,),  # of gloo, of NCCL, of torch's store
         r'(Connection (?:closed|reset) by peer|Broken pipe|remote process exited|Connection was likely'
         r' closed|Timed out waiting \d+ms for \w+ operation)',

@@ -45,29 +45,35 @@ def ready_together(launcher: str) -> Iterator[None]:
         return
     store, rank, _ = next(dist.rendezvous('env://', timeout=PATIENCE))
     _stores.append(store)
-    problem = 'it was interrupted'
     try:
         yield
-        problem = ''
     except Exception as error:
-        problem = str(error) if isinstance(error, (UserError, CheckpointError)) else repr(error)
+        known = isinstance(error, (UserError, CheckpointError))
+        _tell(store, rank, str(error) if known else repr(error))
+        with contextlib.suppress(RuntimeError):
+            _exchanged(store, rank, processes)
         raise
-    finally:
-        store.set(f'mmnat/ready/{rank}', json.dumps([platform.node(), problem]))
-        try:
-            others = _exchanged(store, rank, processes)
-        except RuntimeError as error:
-            if not problem:
-                raise UserError(
-                    f'not all of the {processes} processes were ready within {PATIENCE}',
-                    'see what the others have printed',
-                ) from error
+    except BaseException:
+        _tell(store, rank, 'it was interrupted')
+        raise
+    _tell(store, rank, '')
+    try:
+        others = _exchanged(store, rank, processes)
+    except RuntimeError as error:
+        raise UserError(
+            f'not all of the {processes} processes were ready within {PATIENCE}',
+            'see what the others have printed',
+        ) from error
     for number, (node, problem) in enumerate(others):
         if problem:
             raise UserError(
                 f'process {number} on {node} cannot begin: {problem}',
                 'the processes need the same files and the same command',
             )
+
+
+def _tell(store: dist.Store, rank: int, problem: str) -> None:
+    store.set(f'mmnat/ready/{rank}', json.dumps([platform.node(), problem]))
 
 
 def _exchanged(store: dist.Store, rank: int, processes: int) -> list[tuple[str, str]]:

@@ -129,8 +129,7 @@ def test_batch_job_of_the_documentation_goes_on_when_requeued(cluster, folder):
             wait_for(lambda count=number: log.exists() and len(starts(log)) > count, cluster, log)
             answer = cluster.run(*command, job)
             assert answer.returncode == 0, answer.stderr
-            saved = 'terminated; saved'
-            wait_for(lambda count=number: log.read_text().count(saved) > count, cluster, log)
+            wait_for(lambda count=number: saved(log) > count, cluster, log)
         wait_for(lambda: cluster.state(job) == 'COMPLETED', cluster, log)
     finally:
         cluster.run('scancel', job)
@@ -138,6 +137,11 @@ def test_batch_job_of_the_documentation_goes_on_when_requeued(cluster, folder):
     assert text.count(f'terminated; saved {folder}/work_dirs/detector/interrupted.pth') == 2
     assert iterations(text) == list(range(1, ITERATIONS + 1)), 'each iteration is trained once'
     assert not Path('work_dirs/detector/interrupted.pth').exists()
+
+
+def saved(log):
+    """How often the job has saved because it was told to stop."""
+    return log.read_text().count('terminated; saved')
 
 
 def starts(log):

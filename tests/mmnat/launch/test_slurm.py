@@ -59,7 +59,7 @@ def start(cluster, script, *arguments, **variables):
         )
 
 
-def wait_for(is_so, cluster, log, seconds=60):
+def wait_for(is_so, cluster, log, seconds=120):
     deadline = time.monotonic() + seconds
     while not is_so():
         output = Path(log).read_text()[-3000:] if Path(log).exists() else ''
@@ -67,7 +67,7 @@ def wait_for(is_so, cluster, log, seconds=60):
         time.sleep(0.1)
 
 
-def finish(process, seconds=60):
+def finish(process, seconds=120):
     """Its exit code and output."""
     try:
         process.wait(seconds)

@@ -4,12 +4,13 @@ import contextlib
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from cleaner import Cleaner
 
 from mmnat.launch.processes import end_with_parent
 
@@ -47,11 +48,21 @@ NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 CPUs={cpus} Gres=gpu:{gpu
 PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
+# Jobs outlive the daemons. Twice: what is being started is found at the second time.
+KILL_ALL = """
+for _ in 1 2; do
+    for folder in /proc/[0-9]*; do
+        grep -qzxF "SLURM_CONF=$1" "$folder/environ" && kill -KILL "${folder#/proc/}"
+    done
+    sleep 0.2
+done
+"""
+
 
 def what_is_missing() -> str:
     """Why Slurm cannot run here; empty if it can."""
     if sys.platform != 'linux' or os.geteuid() != 0:
-        return 'needs Linux and root'
+        return f'needs Linux and root, and {INSTALL}'
     programs = ('slurmctld', 'slurmd', 'munged', 'srun', 'sbatch')
     absent = [name for name in programs if _program(name) is None]
     return f'needs {", ".join(absent)}: {INSTALL}' if absent else ''
@@ -72,6 +83,7 @@ class Cluster:
 
     def __enter__(self) -> 'Cluster':
         self._write_configuration()
+        self._cleaner = Cleaner(KILL_ALL, self.environment['SLURM_CONF'])
         try:
             self._start('munged', '-F', '--force', *self._munge_files())
             self._wait(lambda: (self.folder / 'munge.socket').exists())
@@ -94,9 +106,7 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
-        for pid in self.processes(''):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        self._cleaner.close()
 
     def run(self, *command: str, **options: object) -> subprocess.CompletedProcess:
         """Run one of Slurm's commands; its output is text."""
@@ -115,7 +125,7 @@ class Cluster:
             with contextlib.suppress(OSError):
                 variables = (folder / 'environ').read_bytes().decode(errors='replace').split('\0')
                 is_ours = f'SLURM_CONF={self.environment["SLURM_CONF"]}' in variables
-                if is_ours and (not variable or variable in variables):
+                if is_ours and variable in variables:
                     found.append(int(folder.name))
         return found
 

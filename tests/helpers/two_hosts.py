@@ -8,16 +8,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cleaner import Cleaner
+
 from mmnat.launch.processes import end_with_parent
 
 INSTALL = 'apt-get install -y iproute2'
 ADDRESSES = ('10.213.7.1', '10.213.7.2')
 
+# With all that runs there.
+DELETE = """
+for name in "$@"; do
+    ip netns pids "$name" | xargs -r kill -KILL
+    ip netns delete "$name"
+done
+"""
+
 
 def what_is_missing() -> str:
     """Why there can be no two machines here; empty if there can."""
     if sys.platform != 'linux' or os.geteuid() != 0:
-        return 'needs Linux and root'
+        return f'needs Linux and root, and {INSTALL}'
     if shutil.which('ip') is None:
         return f'needs ip: {INSTALL}'
     name = f'mmnat{os.getpid()}try'
@@ -34,6 +44,7 @@ class TwoHosts:
         self._processes: list[subprocess.Popen] = []
 
     def __enter__(self) -> 'TwoHosts':
+        self._cleaner = Cleaner(DELETE, *self.names)
         try:
             for name in self.names:
                 _ip('netns', 'add', name)
@@ -49,9 +60,7 @@ class TwoHosts:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, name in enumerate(self.names):
-            self.kill(number)
-            subprocess.run(['ip', 'netns', 'delete', name], capture_output=True, timeout=20)
+        self._cleaner.close()
         for process in self._processes:
             process.wait(20)
 

@@ -112,6 +112,9 @@ class SaveOnTermination(Hook):
             with atomic_write(Path(runner.work_dir) / 'last_checkpoint') as file:
                 file.write_text(path)
         if self._group is not None:
+            if self._before is not None:
+                # It is ending. When the first process has ended, srun sends another one to the rest.
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
             dist.barrier(self._group)  # the launcher ends all processes when one has ended
         _say(f'terminated; saved {path}, from which --resume goes on')
         raise SystemExit(EXIT_CODE)

@@ -40,6 +40,19 @@ _EXPLANATIONS: tuple[tuple[tuple[type[Exception], ...], str, str, str], ...] = (
         'choose another with PORT=... before tools/dist_*.sh, --master-port for torchrun, or MASTER_PORT',
     ),
     (
+        (RuntimeError,),
+        r'client socket has timed out.*trying to connect to \(([^)]+)\)',
+        'this process cannot connect to the first one of the run at {}',
+        'start the first one, and check the address and the port (MASTER_ADDR, PORT of tools/dist_*.sh)',
+    ),
+    (
+        (RuntimeError,),  # of gloo, of NCCL, of torch's store
+        r'(Connection (?:closed|reset) by peer|Broken pipe|remote process exited|Connection was likely'
+        r' closed|Timed out waiting \d+ms for \w+ operation)',
+        'another process of the run has ended or cannot be reached ({})',
+        'see what it has printed; `mmnat train --resume` continues from the latest checkpoint',
+    ),
+    (
         (RuntimeError,),  # torch.OutOfMemoryError is one
         r'((?:CUDA|HIP) out of memory\. Tried to allocate [\d.]+ \w+)',
         '{}',
@@ -161,10 +174,7 @@ def _print(error: Exception) -> None:
 
 def rank() -> int:
     """The number of this process in a distributed run, also before the processes are connected."""
-    for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'):
-        if name in os.environ:
-            return int(os.environ[name])
-    return 0
+    return int(os.environ.get('RANK', 0))
 
 
 def _is_interruption(error: BaseException | None) -> bool:

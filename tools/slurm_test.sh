@@ -2,20 +2,22 @@
 # Test through Slurm: slurm_test.sh PARTITION JOB_NAME CONFIG CHECKPOINT [options of mmnat test]
 set -e
 
-PARTITION=$1
-JOB_NAME=$2
-CONFIG=$3
-CHECKPOINT=$4
+USAGE="usage: slurm_test.sh PARTITION JOB_NAME CONFIG CHECKPOINT [options of mmnat test]"
+PARTITION=${1:?$USAGE}
+JOB_NAME=${2:?$USAGE}
+CONFIG=${3:?$USAGE}
+CHECKPOINT=${4:?$USAGE}
 GPUS=${GPUS:-8}
-GPUS_PER_NODE=${GPUS_PER_NODE:-8}
+GPUS_PER_NODE=${GPUS_PER_NODE:-$((GPUS < 8 ? GPUS : 8))}
 CPUS_PER_TASK=${CPUS_PER_TASK:-5}
+# Later options win: SRUN_ARGS="--gres=none" runs the GPUS processes on CPUs.
 SRUN_ARGS=${SRUN_ARGS:-""}
 TOOLS=$(dirname "$0")
+export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
 
 # SRUN_ARGS holds several words.
 # shellcheck disable=SC2086
-PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}" \
-srun -p "$PARTITION" \
+exec srun -p "$PARTITION" \
     --job-name="$JOB_NAME" \
     --gres=gpu:"$GPUS_PER_NODE" \
     --ntasks="$GPUS" \

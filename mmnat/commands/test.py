@@ -14,7 +14,8 @@ from mmnat.config import framework, leaf_datasets, require_fields
 from mmnat.config_files import check_dump
 from mmnat.errors import UserError, report_user_errors
 from mmnat.evaluation_files import ImageFiles
-from mmnat.launch.distributed import configure_distribution
+from mmnat.launch.agreement import ready_together
+from mmnat.launch.distributed import configure_distribution, name_processes
 from mmnat.launch.options import add_config_options, load_config
 from mmnat.launch.processes import end_together
 from mmnat.launch.runner import build_runner
@@ -129,12 +130,15 @@ def _dump_predictions(runner: Runner, path: str) -> None:
     runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=path))
 
 
-@report_user_errors
-def main(argv: Sequence[str] | None = None) -> None:
-    """Test the model of a config."""
-    args = parse_args(argv)
-    end_together()
-    forbid_unsafe_loading()
+def prepare(args: argparse.Namespace) -> tuple[Config, ImageFiles | None]:
+    """Read the config, apply the options and check everything.
+
+    Args:
+        args: Parsed options.
+
+    Returns:
+        The config, and the files for each image, if any are written.
+    """
     cfg = load_config(args)
     require_fields(cfg, 'model', 'test_dataloader', 'test_cfg', 'test_evaluator')
     check_dump(osp.join(cfg.work_dir, osp.basename(cfg.filename)), f'work_dir {cfg.work_dir}')
@@ -147,6 +151,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     files = check_image_files(cfg, args)
     if args.out and framework(cfg) == 'mmdet':
         check_predictions(args)
+    return cfg, files
+
+
+@report_user_errors
+def main(argv: Sequence[str] | None = None) -> None:
+    """Test the model of a config."""
+    args = parse_args(argv)
+    end_together()
+    forbid_unsafe_loading()
+    name_processes(args.launcher)
+    with ready_together(args.launcher):
+        cfg, files = prepare(args)
     if args.tta:
         _use_tta(cfg)
     runner = build_runner(cfg)

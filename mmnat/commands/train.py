@@ -1,6 +1,7 @@
 """Train a detector of mmdet or a segmentor of mmseg."""
 
 import argparse
+import contextlib
 import copy
 import os.path as osp
 from collections.abc import Sequence
@@ -12,8 +13,9 @@ from mmnat.checkpoints.safety import forbid_unsafe_loading
 from mmnat.config import require_fields
 from mmnat.config_files import check_dump
 from mmnat.errors import UserError, report_user_errors
+from mmnat.launch.agreement import ready_together
 from mmnat.launch.amp import enable_amp
-from mmnat.launch.distributed import configure_distribution
+from mmnat.launch.distributed import configure_distribution, name_processes
 from mmnat.launch.memory import keep_freed_memory
 from mmnat.launch.options import add_config_options, load_config
 from mmnat.launch.processes import end_together
@@ -59,13 +61,15 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
         cfg.load_from = osp.expanduser(path)
 
 
-@report_user_errors
-def main(argv: Sequence[str] | None = None) -> None:
-    """Train the model of a config."""
-    args = parse_args(argv)
-    end_together()
-    keep_freed_memory()
-    forbid_unsafe_loading()
+def prepare(args: argparse.Namespace) -> tuple[Config, SeededModel]:
+    """Read the config, apply the options and check everything.
+
+    Args:
+        args: Parsed options.
+
+    Returns:
+        The config and its model.
+    """
     cfg = load_config(args)
     require_fields(cfg, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
     check_dump(osp.join(cfg.work_dir, osp.basename(cfg.filename)), f'work_dir {cfg.work_dir}')
@@ -73,5 +77,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     configure_distribution(cfg)
     built = SeededModel(cfg)
     check_training(cfg, copy.deepcopy(built.model))
-    with work_dir_of_its_own(cfg.work_dir):
+    return cfg, built
+
+
+@report_user_errors
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train the model of a config."""
+    args = parse_args(argv)
+    end_together()
+    keep_freed_memory()
+    forbid_unsafe_loading()
+    name_processes(args.launcher)
+    with contextlib.ExitStack() as held:
+        with ready_together(args.launcher):
+            cfg, built = prepare(args)
+            held.enter_context(work_dir_of_its_own(cfg.work_dir))
         build_runner(cfg, built).train()

@@ -9,6 +9,7 @@ from torch import nn
 
 from mmnat.checkpoints.safety import DropEmbeddedConfig
 
+from .agreement import SameStart
 from .checkpoint_files import keep_good_checkpoints
 from .compiling import OptimizerUncompiled, is_compiled
 from .distributed import init_distribution
@@ -37,6 +38,7 @@ def build_runner(cfg: Config, built: SeededModel | None = None) -> Runner:
     runner.register_hook(DropEmbeddedConfig())
     runner.register_hook(ExactResume())
     runner.register_hook(SaveOnTermination())
+    runner.register_hook(SameStart())
     if compiled:
         runner.register_hook(OptimizerUncompiled())
     return runner

@@ -15,6 +15,8 @@ from mmengine.runner import Runner
 
 from mmnat.atomic_file import atomic_write
 
+from .distributed import time_limit
+
 EXIT_CODE = 128 + signal.SIGTERM
 NAME = 'interrupted.pth'
 
@@ -38,7 +40,7 @@ class SaveOnTermination(Hook):
         """Begin to listen."""
         if get_world_size() > 1:
             # Signals come at different times. A group on the CPU keeps GPUs from waiting for the answer.
-            self._group = dist.new_group(backend='gloo')
+            self._group = dist.new_group(backend='gloo', timeout=time_limit(runner.cfg))
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._note)
 
@@ -110,6 +112,9 @@ class SaveOnTermination(Hook):
             with atomic_write(Path(runner.work_dir) / 'last_checkpoint') as file:
                 file.write_text(path)
         if self._group is not None:
+            if self._before is not None:
+                # It is ending. When the first process has ended, srun sends another one to the rest.
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
             dist.barrier(self._group)  # the launcher ends all processes when one has ended
         _say(f'terminated; saved {path}, from which --resume goes on')
         raise SystemExit(EXIT_CODE)

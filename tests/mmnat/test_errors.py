@@ -28,6 +28,30 @@ KNOWN = {
         ),
         'port 29613 is in use',
     ),
+    'no address': (
+        RuntimeError(
+            'The client socket has timed out after 600000ms while trying to connect to (gpu07, 29500).'
+        ),
+        'this process cannot connect to the first one of the run at gpu07, 29500; start the first one',
+    ),
+    'lost process': (
+        RuntimeError(
+            '[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [1]'
+        ),
+        'another process of the run has ended or cannot be reached (Connection closed by peer); see what',
+    ),
+    'silent process': (
+        RuntimeError(
+            '[../gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 20000ms for recv operation'
+        ),
+        'cannot be reached (Timed out waiting 20000ms for recv operation)',
+    ),
+    'lost store': (
+        RuntimeError(
+            'failed to recv, got 0 bytes. Connection was likely closed. Did the remote server shutdown?'
+        ),
+        'another process of the run has ended or cannot be reached (Connection was likely closed)',
+    ),
     'gpu memory': (
         RuntimeError('CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 4 GiB'),
         'CUDA out of memory. Tried to allocate 2.50 GiB; use a smaller batch_size, with_cp=True',

@@ -108,6 +108,19 @@ def test_one_line_and_no_half_file(run, trained, disk, tmp_path, capsys, monkeyp
     assert not extra
 
 
+@pytest.mark.parametrize('name', COMMANDS)
+def test_a_disk_that_cannot_be_written(run, trained, disk, tmp_path, capsys, name):
+    command = [name.split()[0]]
+    command += COMMANDS[name].format(root=trained, disk=disk.folder, other=tmp_path / 'other').split()
+    disk.remount('ro')
+    code = run(*command)
+    errors = capsys.readouterr().err
+    assert code == 2, errors[-2000:]
+    messages = re.findall('^error: .*', errors, re.MULTILINE)
+    assert 'Traceback' not in errors and len(messages) == 1
+    assert '; ' in messages[0] and re.search('[Rr]ead-only', messages[0]), messages
+
+
 def is_log(path):
     """Files that grow, or that each run writes into a folder of its own."""
     return path.suffix in ('.log', '.json') or 'vis_data' in path.parts and path.suffix == '.py'

@@ -61,6 +61,7 @@ class Trainings:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.log = folder / 'log.txt'
+        self.log.touch()
         draw_data(folder / 'data')
         environment = os.environ | dict(OMP_NUM_THREADS='1')
         self._process = subprocess.Popen(
@@ -94,7 +95,7 @@ class Trainings:
 
     def run_and_read(self, config: Path, work_dir: Path) -> tuple[int, str]:
         """The exit code, and what the training printed."""
-        begin = self.log.stat().st_size if self.log.exists() else 0
+        begin = self.log.stat().st_size
         code, _ = self.run(config, work_dir)
         return code, self.log.read_bytes()[begin:].decode()
 
@@ -275,13 +276,15 @@ def test_a_disk_without_room_for_the_log(trainings, tmp_path, visualizer):
     """With the scalars of the visualizer, and with the log alone."""
     config = tmp_path / 'config.py'
     text = trainings.config('epochs').read_text()
-    options = f'visualizer = dict(type="DetLocalVisualizer", {visualizer})\ntrain_cfg.update(max_epochs=100)\n'
+    options = f'visualizer = dict(type="DetLocalVisualizer", {visualizer})\ntrain_cfg.update(max_epochs=20)\n'
     config.write_text(f"{text}\n{options}default_hooks['checkpoint'].update(interval=100)\n")
     disk = Disk(tmp_path / 'disk', '32m')
     try:
         ended = []
-        begin = trainings.log.stat().st_size if trainings.log.exists() else 0
-        run = threading.Thread(target=lambda: ended.append(trainings.run_and_read(config, disk.folder / 'work')))
+        begin = trainings.log.stat().st_size
+        run = threading.Thread(
+            target=lambda: ended.append(trainings.run_and_read(config, disk.folder / 'work')), daemon=True
+        )
         run.start()
         deadline = time.monotonic() + 60
         while b'Iter(train)' not in trainings.log.read_bytes()[begin:] and time.monotonic() < deadline:

@@ -36,7 +36,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_files(folder: Path) -> Iterator[Path]:
-    """Give an empty folder to write files to; at the end they replace those of the same names in ``folder``.
+    """Give an empty folder to write files to; at the end they replace those of their names in ``folder``.
 
     Args:
         folder: Where the files belong. It is made if it does not exist.

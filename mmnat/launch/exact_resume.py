@@ -20,7 +20,7 @@ _KEY = 'exact_resume'  # in checkpoints
 
 
 class ExactResume(Hook):
-    """Keeps the random numbers' state, the place in the epoch and gradients in checkpoints, and takes them up again.
+    """Keeps random numbers' state, the place in the epoch and gradients in checkpoints, and restores them.
 
     With one process and ``num_workers=0`` or ``persistent_workers=False`` the result is then that of a
     training that was not interrupted. Otherwise the random numbers begin anew: those of other processes and

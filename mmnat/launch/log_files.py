@@ -1,4 +1,4 @@
-"""What a run writes beside checkpoints: its log, and pictures. If the disk is full, the run ends and says so.
+"""What a run writes beside checkpoints: its log, and pictures. If the disk is full, the run says so.
 
 Python's logging prints a traceback for each line that it cannot write, and goes on. OpenCV returns False,
 and mmengine does not look.
@@ -12,33 +12,21 @@ from typing import Any
 import cv2
 import numpy as np
 from mmengine.fileio import put
-from mmengine.registry import VISBACKENDS
 from mmengine.visualization import LocalVisBackend
 from mmengine.visualization.vis_backend import force_init_env
 
 
-class AtomicVisBackend(LocalVisBackend):
-    """mmengine's backend, whose pictures appear complete, or the system's error ends the run."""
-
-    _img_save_dir: str  # mmengine does not declare it
-
-    @force_init_env
-    def add_image(self, name: str, image: np.ndarray, step: int = 0, **_: Any) -> None:
-        """Write a picture.
-
-        Args:
-            name: Its name.
-            image: RGB, in bytes.
-            step: A number, which follows the name.
-        """
-        _, content = cv2.imencode('.png', cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        put(content.tobytes(), osp.join(self._img_save_dir, f'{name}_{step}.png'))
-
-
 def end_if_refused() -> None:
-    """Make the runs of this process end with the system's error if it refuses to write a log or a picture."""
-    VISBACKENDS.register_module(name='LocalVisBackend', module=AtomicVisBackend, force=True)
-    logging.FileHandler.handleError = _raise  # type: ignore[method-assign]
+    """Make the runs of this process end with the system's error if it refuses a log or a picture."""
+    LocalVisBackend.add_image = _add_image
+    logging.FileHandler.handleError = _raise  # type: ignore[assignment, method-assign]
+
+
+@force_init_env
+def _add_image(self: Any, name: str, image: np.ndarray, step: int = 0, **_: Any) -> None:
+    """Write an RGB picture, complete or not at all."""
+    content = cv2.imencode('.png', cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+    put(content.tobytes(), osp.join(self._img_save_dir, f'{name}_{step}.png'))
 
 
 def _raise(handler: logging.Handler, record: logging.LogRecord) -> None:

@@ -11,6 +11,7 @@ from mmnat.checkpoints.safety import DropEmbeddedConfig
 
 from .checkpoint_files import keep_good_checkpoints
 from .compiling import OptimizerUncompiled, is_compiled
+from .determinism import prepare_cublas
 from .distributed import init_distribution
 from .exact_resume import ExactResume
 from .log_files import end_if_refused
@@ -28,6 +29,7 @@ def build_runner(cfg: Config, built: SeededModel | None = None) -> Runner:
             are connected.
     """
     compiled = is_compiled(cfg)
+    prepare_cublas(cfg)
     init_distribution(cfg)
     keep_good_checkpoints()
     end_if_refused()

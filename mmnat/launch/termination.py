@@ -71,7 +71,7 @@ class SaveOnTermination(Hook):
         """The same during validation, of a run that is not distributed."""
         if self._is_terminated and self._group is None:
             for hook in runner.hooks:
-                if isinstance(hook, EMAHook):  # it validates the averaged weights in the trained ones' place
+                if isinstance(hook, EMAHook):  # validates the averages in the weights' place
                     hook.after_val_epoch(runner)
             self._save_and_end(runner, runner.iter)
 

@@ -53,10 +53,10 @@ def test_files_replace_those_of_their_names(tmp_path):
     folder.mkdir()
     for name in 'ab':
         (folder / name).write_text('old')
-    with pytest.raises(UserError, match='out cannot be written: No space left on device; free some space'):
-        with atomic_files(folder) as unfinished:
-            (unfinished / 'a').write_text('half')
-            raise OSError(errno.ENOSPC, 'No space left on device')
+    expected = 'out cannot be written: No space left on device; free some space'
+    with pytest.raises(UserError, match=expected), atomic_files(folder) as unfinished:
+        (unfinished / 'a').write_text('half')
+        raise OSError(errno.ENOSPC, 'No space left on device')
     assert {path.name: path.read_text() for path in folder.iterdir()} == dict(a='old', b='old')
     with atomic_files(folder) as unfinished:
         (unfinished / 'a').write_text('new')

@@ -92,5 +92,7 @@ def test_no_config_is_written_through_a_link(tmp_path):
     for target in ('mine.py', 'gone.py'):
         link = tmp_path / f'link to {target}'
         link.symlink_to(tmp_path / target)
-        with pytest.raises(UserError, match=f'through the symbolic link .* to .*/{target}; remove the link'):
+        with pytest.raises(
+            UserError, match=f'through the symbolic link .* to .*/{target}; remove the link'
+        ):
             check_dump(str(link), 'work_dir x')

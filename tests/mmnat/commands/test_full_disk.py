@@ -63,7 +63,8 @@ COMMANDS = {
     'label-maps': '{root}/data/coco.json {disk}/maps',
     'swap': 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py --backbone nat_mini --pretrained none'
     ' --out {disk}/out.py --force',
-    'predict detector': '{root}/detector.py {root}/detector/iter_2.pth {root}/data/images --out-dir {disk}/out',
+    'predict detector': '{root}/detector.py {root}/detector/iter_2.pth {root}/data/images'
+    ' --out-dir {disk}/out',
     'predict segmentor': '{root}/segmentor.py {root}/segmentor/iter_2.pth {root}/data/images'
     ' --out-dir {disk}/out',
     'test detector pictures': '{root}/detector.py {root}/detector/iter_2.pth --work-dir {other}'
@@ -123,7 +124,7 @@ def test_a_disk_that_cannot_be_written(run, trained, disk, tmp_path, capsys, nam
 
 def is_log(path):
     """Files that grow, or that each run writes into a folder of its own."""
-    return path.suffix in ('.log', '.json') or 'vis_data' in path.parts and path.suffix == '.py'
+    return path.suffix in ('.log', '.json') or ('vis_data' in path.parts and path.suffix == '.py')
 
 
 def fill_on_the_way(disk, monkeypatch):

@@ -649,7 +649,11 @@ def test_checkpoints_cut_anywhere(refused, trained, tmp_path, capsys):
     config, image = trained / 'detector.py', trained / 'data/images/0.jpg'
     for size in random.choice(sorted(sizes), 4, replace=False):
         path.write_bytes(content[:size])
-        for args in (('test', config, path), ('predict', config, path, image), ('train', config, '--resume', path)):
+        for args in (
+            ('test', config, path),
+            ('predict', config, path, image),
+            ('train', config, '--resume', path),
+        ):
             assert refused(*args) == f'error: {expected}', size
 
 

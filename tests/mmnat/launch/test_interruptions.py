@@ -49,7 +49,9 @@ MORE = {
     'averaged': "custom_hooks = [dict(type='EMAHook', momentum=0.1)]",
     'averaged with buffers': "custom_hooks = [dict(type='EMAHook', update_buffers=True, begin_iter=3)]",
     'accumulated': "optim_wrapper.update(accumulative_counts=3, optimizer=dict(type='AdamW', lr=1e-3))",
-    'recomputed and in bfloat16': "model['backbone']['with_cp'] = True\noptim_wrapper['type'] = 'AmpOptimWrapper'",
+    'recomputed, in bfloat16': (
+        "model['backbone']['with_cp'] = True\noptim_wrapper['type'] = 'AmpOptimWrapper'"
+    ),
 }
 MORE['all'] = '\n'.join(MORE.values())
 LAST = {'epochs': f'epoch_{EPOCHS}.pth', 'iterations': f'iter_{ITERATIONS}.pth'}
@@ -202,7 +204,7 @@ def test_many_interruptions(trainings, whole, tmp_path, loop):
 @pytest.mark.long
 @pytest.mark.parametrize('name', MORE)
 def test_what_checkpoints_hold_besides(trainings, tmp_path, name):
-    """Ended in a validation, whose checkpoint is saved; killed after a checkpoint inside of an accumulation."""
+    """Ended in a validation, which is saved; killed after a checkpoint inside of an accumulation."""
     config = tmp_path / 'config.py'
     config.write_text(f'{trainings.config("iterations").read_text()}\n{MORE[name]}\n')
     wanted = finish(trainings, config, tmp_path / 'whole', 'iterations')
@@ -257,7 +259,9 @@ def test_a_disk_without_room_for_the_next_checkpoint(trainings, whole, tmp_path)
     try:
         work_dir = disk.folder / 'work'
         code, printed = trainings.run_and_read(config, work_dir)
-        message = f'error: {work_dir}/epoch_2.pth cannot be written: No space left on device; free some space'
+        message = (
+            f'error: {work_dir}/epoch_2.pth cannot be written: No space left on device; free some space'
+        )
         assert code == 2 and printed.endswith(f'{message}\n') and 'Traceback' not in printed
         assert read_checkpoint(work_dir / 'epoch_1.pth')['meta']['epoch'] == 1
         assert [path.name for path in work_dir.iterdir() if path.suffix == '.pth'] == ['epoch_1.pth']
@@ -276,7 +280,9 @@ def test_a_disk_without_room_for_the_log(trainings, tmp_path, visualizer):
     """With the scalars of the visualizer, and with the log alone."""
     config = tmp_path / 'config.py'
     text = trainings.config('epochs').read_text()
-    options = f'visualizer = dict(type="DetLocalVisualizer", {visualizer})\ntrain_cfg.update(max_epochs=20)\n'
+    options = (
+        f'visualizer = dict(type="DetLocalVisualizer", {visualizer})\ntrain_cfg.update(max_epochs=20)\n'
+    )
     config.write_text(f"{text}\n{options}default_hooks['checkpoint'].update(interval=100)\n")
     disk = Disk(tmp_path / 'disk', '32m')
     try:

@@ -90,7 +90,9 @@ def same(a, b):
 
 def difference(a, b):
     """Between two sets of tensors: the norm of the difference over the norm."""
-    flat = [torch.cat([value.double().flatten() for _, value in sorted(tensors.items())]) for tensors in (a, b)]
+    flat = [
+        torch.cat([value.double().flatten() for _, value in sorted(tensors.items())]) for tensors in (a, b)
+    ]
     return float((flat[0] - flat[1]).norm() / flat[1].norm())
 
 
@@ -161,7 +163,8 @@ model['bbox_head'] = dict(
         type='AnchorGenerator', octave_base_scale=4, scales_per_octave=1, ratios=[1.0],
         strides=[4, 8, 16, 32, 64]))
 model['train_cfg'] = dict(
-    assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0, ignore_iof_thr=-1),
+    assigner=dict(
+        type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0, ignore_iof_thr=-1),
     sampler=dict(type='PseudoSampler'), allowed_border=-1, pos_weight=-1, debug=False)
 """,
         None,

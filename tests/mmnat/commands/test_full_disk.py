@@ -10,6 +10,7 @@ import torch
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
+from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from small_disk import NEEDS_MOUNT, disk
 from tiny_training import draw_data, write_configs
@@ -30,8 +31,9 @@ def run():
 
     def run(*arguments):
         """Run a command; returns its exit code."""
-        for visualizer in (Visualizer, DetLocalVisualizer, SegLocalVisualizer):
-            visualizer._instance_dict.clear()  # one of an earlier run would keep its directory
+        # Those of an earlier run would keep its directory, and its standard output.
+        for kept in (Visualizer, DetLocalVisualizer, SegLocalVisualizer, MMLogger):
+            kept._instance_dict.clear()
         try:
             main([str(argument) for argument in arguments])
         except SystemExit as end:

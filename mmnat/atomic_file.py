@@ -23,7 +23,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         UserError: If it cannot be written.
     """
-    try:
+    with _explaining(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # A folder of its own: no name beside the file is certain to be free.
         with tempfile.TemporaryDirectory(dir=path.parent, prefix='.') as folder:
@@ -32,8 +32,32 @@ def atomic_write(path: Path) -> Iterator[Path]:
             if unfinished.is_file() and path.is_dir():
                 raise IsADirectoryError(0, 'it is a folder')
             os.replace(unfinished, path)
+
+
+@contextlib.contextmanager
+def atomic_files(folder: Path) -> Iterator[Path]:
+    """Give an empty folder to write files to; at the end they replace those of their names in ``folder``.
+
+    Args:
+        folder: Where the files belong. It is made if it does not exist.
+
+    Raises:
+        UserError: If they cannot be written.
+    """
+    with _explaining(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix='.') as unfinished:
+            yield Path(unfinished)
+            for file in Path(unfinished).iterdir():
+                os.replace(file, folder / file.name)
+
+
+@contextlib.contextmanager
+def _explaining(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        remedy = 'free some space' if error.errno == errno.ENOSPC else 'choose another'
+        remedy = 'free some space' if error.errno in (errno.ENOSPC, errno.EDQUOT) else 'choose another'
         raise UserError(f'{path} cannot be written: {error.strerror}', remedy) from error
 
 

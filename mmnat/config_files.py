@@ -89,8 +89,14 @@ def check_dump(path: str, option: str) -> None:
         option: What says where, for the message.
 
     Raises:
-        UserError: If it would be replaced.
+        UserError: If it would be replaced, or if a symbolic link leads to another file there.
     """
+    if osp.islink(path):
+        raise UserError(
+            f'{option}: the run would write its config through the symbolic link {path} to'
+            f' {osp.realpath(path)}',
+            'remove the link, or name another folder',
+        )
     if osp.isfile(path) and _is_written_by_hand(path):
         raise UserError(f'{option}: the run would overwrite the config {path}', 'name another folder')
 

@@ -66,6 +66,12 @@ _EXPLANATIONS: tuple[tuple[tuple[type[Exception], ...], str, str, str], ...] = (
     ),
     (
         (RuntimeError,),
+        r'^(.+) does not have a deterministic implementation',
+        'randomness.deterministic = True, and torch has no deterministic {}, which the model uses',
+        'leave deterministic out; the seed alone stays',
+    ),
+    (
+        (RuntimeError,),
         r'insufficient shared memory|unable to (?:open|write|allocate|resize|mmap).* shared memory',
         'the shared memory, through which data workers send images, is full',
         'give a container more (docker run --shm-size=8g), or use fewer num_workers',

@@ -5,7 +5,6 @@ folders overwrite each other. Here the files of such data sets go into folders o
 """
 
 import contextlib
-import os
 import os.path as osp
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 
+from mmnat.atomic_file import atomic_files
 from mmnat.config import leaf_datasets
 from mmnat.output_files import check_kept, output_paths
 
@@ -50,11 +50,12 @@ class ImageFiles:
         check_kept(output_paths(Path(folder), names, suffix), filter(None, self._inputs), option)
 
     def sort(self, runner: Runner) -> None:
-        """Have the runner put each file into the folder of its image, if two images have one name."""
-        if not any(map(osp.dirname, self._names.values())):
-            return
+        """Have the runner put each file into the folder of its image, if two images have one name.
+
+        Label maps appear complete or not at all.
+        """
         for hook in runner.hooks:
-            if getattr(hook, 'test_out_dir', None):
+            if getattr(hook, 'test_out_dir', None) and any(map(osp.dirname, self._names.values())):
                 self._sort_pictures(hook)
         for metric in runner.test_evaluator.metrics:
             if getattr(metric, 'output_dir', None):
@@ -76,8 +77,9 @@ class ImageFiles:
         def process_each(data_batch: dict, data_samples: Sequence[dict]) -> None:
             for sample in data_samples:
                 with self._folder_of(sample['img_path'], metric, 'output_dir'):
-                    os.makedirs(metric.output_dir, exist_ok=True)
-                    process(data_batch, [sample])
+                    folder = metric.output_dir
+                    with atomic_files(Path(folder)) as metric.output_dir:
+                        process(data_batch, [sample])
 
         metric.process = process_each
 

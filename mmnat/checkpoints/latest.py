@@ -44,6 +44,21 @@ def latest_checkpoint(work_dir: str) -> str:
     )
 
 
+def other_checkpoints(path: str) -> list[str]:
+    """List the files beside a checkpoint from which a training can go on, too, the newest first.
+
+    Args:
+        path: The checkpoint.
+    """
+    found = _checkpoints(osp.dirname(path))
+    return [other for other in found if osp.basename(other) != osp.basename(path)]
+
+
 def _newest(work_dir: str) -> str | None:
-    paths = [path for pattern in PATTERNS for path in glob.glob(osp.join(glob.escape(work_dir), pattern))]
-    return max(paths, key=osp.getmtime, default=None)
+    return next(iter(_checkpoints(work_dir)), None)
+
+
+def _checkpoints(folder: str) -> list[str]:
+    """Those in a folder, the newest first. A symbolic link that leads nowhere is none."""
+    paths = [path for pattern in PATTERNS for path in glob.glob(osp.join(glob.escape(folder), pattern))]
+    return sorted(filter(osp.isfile, paths), key=osp.getmtime, reverse=True)

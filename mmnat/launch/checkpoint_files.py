@@ -4,7 +4,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
+from mmengine.fileio.io import backend_instances
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -20,13 +22,19 @@ class AtomicLocalBackend(LocalBackend):
         with atomic_write(Path(filepath)) as unfinished, unfinished.open('wb') as file:
             file.write(obj)
             file.flush()
-            os.fsync(file.fileno())  # or else a crash of the machine may leave an empty file
+            if str(filepath).endswith('.pth'):
+                os.fsync(file.fileno())  # or else a crash of the machine may leave an empty file
+
+    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
+        """The same for text."""
+        self.put(obj.encode(encoding), filepath)
 
 
 class KeepingCheckpointHook(CheckpointHook):
     """mmengine's hook, which removes the oldest checkpoint only when the newest one is complete.
 
     mmengine removes it before, and with ``max_keep_ckpts=1`` a training that is killed in between has none.
+    If ``last_checkpoint`` is a symbolic link, mmengine overwrites what it leads to; here the link goes.
     """
 
     file_backend: Any  # mmengine does not declare it
@@ -34,6 +42,9 @@ class KeepingCheckpointHook(CheckpointHook):
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         backend: Any = self.file_backend
         later = _RemovingLater(backend)
+        named = Path(runner.work_dir) / 'last_checkpoint'
+        if is_main_process() and named.is_symlink():
+            named.unlink()
         self.file_backend = later
         try:
             super()._save_checkpoint_with_step(runner, step, meta)
@@ -66,4 +77,5 @@ class _RemovingLater:
 def keep_good_checkpoints() -> None:
     """Make the runs of this process write files at once, and remove checkpoints last."""
     register_backend('local', AtomicLocalBackend, force=True, prefixes='')
+    backend_instances.clear()  # those that mmengine keeps are of the class of before
     HOOKS.register_module(name='CheckpointHook', module=KeepingCheckpointHook, force=True)

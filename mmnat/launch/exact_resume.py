@@ -1,7 +1,8 @@
 """A training that is resumed goes on as if it had not been interrupted.
 
-Checkpoints of mmengine lack two things for that: the random numbers' state, and how much of an epoch is
-done. If a checkpoint is of the middle of an epoch, mmengine starts the epoch anew and counts on.
+Checkpoints of mmengine lack three things for that: the random numbers' state, how much of an epoch is done,
+and the gradients that are accumulated for the next update. If a checkpoint is of the middle of an epoch,
+mmengine starts the epoch anew and counts on.
 """
 
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mmnat.random_state import RandomState
@@ -18,7 +20,7 @@ _KEY = 'exact_resume'  # in checkpoints
 
 
 class ExactResume(Hook):
-    """Keeps the random numbers' state and the place in the epoch in checkpoints, and takes both up again.
+    """Keeps random numbers' state, the place in the epoch and gradients in checkpoints, and restores them.
 
     With one process and ``num_workers=0`` or ``persistent_workers=False`` the result is then that of a
     training that was not interrupted. Otherwise the random numbers begin anew: those of other processes and
@@ -46,6 +48,7 @@ class ExactResume(Hook):
             epoch_start=start.state_dict(),
             batches=self._batches,
             batches_per_epoch=len(runner.train_dataloader) + self._skipped,
+            gradients=_accumulated_gradients(runner),
         )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -59,6 +62,7 @@ class ExactResume(Hook):
         if resumed is None:
             self._epoch_start = RandomState()
             return
+        _take_up_gradients(runner.model, resumed.get('gradients', {}))
         loop = runner.train_loop
         now, start = (_state_of_this_process(resumed[name]) for name in ('now', 'epoch_start'))
         batches = resumed['batches'] if isinstance(loop, EpochBasedTrainLoop) else 0
@@ -102,6 +106,23 @@ class ExactResume(Hook):
 def _state_of_this_process(state: dict[str, Any]) -> RandomState:
     """A checkpoint has those of the first process; in a distributed run all keep their own."""
     return RandomState.from_state_dict(state) if get_world_size() == 1 else RandomState()
+
+
+def _accumulated_gradients(runner: Runner) -> dict[str, Tensor]:
+    """Those of an update that needs more iterations, by parameter. There are none without accumulation."""
+    wrapper = runner.optim_wrapper
+    if getattr(wrapper, '_inner_count', 0) % getattr(wrapper, '_accumulative_counts', 1) == 0:
+        return {}
+    parameters = runner.model.named_parameters()
+    return {name: parameter.grad for name, parameter in parameters if parameter.grad is not None}
+
+
+def _take_up_gradients(model: nn.Module, gradients: dict[str, Tensor]) -> None:
+    if get_world_size() > 1:  # they are those of the first process
+        return
+    for name, parameter in model.named_parameters():
+        if name in gradients:
+            parameter.grad = gradients[name].to(parameter)
 
 
 class _Rest:

@@ -25,11 +25,7 @@ def end_with_parent(parent: int | None = None) -> None:
 
 
 def _obey_only(parent: int) -> None:
-<<<<<<< HEAD
     """Make this process ignore SIGTERM from all but its parent, if the system says who sends a signal.
-=======
-    """Make this process ignore SIGTERM from all but its parent; do nothing on systems that do not say whose.
->>>>>>> w-slurm
 
     Schedulers send it to all processes of a training. The training still needs its data workers until it
     has saved a checkpoint.

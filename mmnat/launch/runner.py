@@ -12,8 +12,10 @@ from mmnat.checkpoints.safety import DropEmbeddedConfig
 from .agreement import SameStart
 from .checkpoint_files import keep_good_checkpoints
 from .compiling import OptimizerUncompiled, is_compiled
+from .determinism import prepare_cublas
 from .distributed import init_distribution
 from .exact_resume import ExactResume
+from .log_files import end_if_refused
 from .seeded_model import SeededModel
 from .termination import SaveOnTermination
 
@@ -28,8 +30,10 @@ def build_runner(cfg: Config, built: SeededModel | None = None) -> Runner:
             are connected.
     """
     compiled = is_compiled(cfg)
+    prepare_cublas(cfg)
     init_distribution(cfg)
     keep_good_checkpoints()
+    end_if_refused()
     kind = _runner_class(cfg)
     if built is not None and kind.build_model is Runner.build_model and _seed_is_known(cfg):
         kind = _taking(built, kind)

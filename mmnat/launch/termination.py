@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 from mmengine.dist import get_world_size, is_main_process
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.runner import Runner
 
 from mmnat.atomic_file import atomic_write
@@ -72,6 +72,9 @@ class SaveOnTermination(Hook):
     ) -> None:
         """The same during validation, of a run that is not distributed."""
         if self._is_terminated and self._group is None:
+            for hook in runner.hooks:
+                if isinstance(hook, EMAHook):  # validates the averages in the weights' place
+                    hook.after_val_epoch(runner)
             self._save_and_end(runner, runner.iter)
 
     def after_train(self, runner: Runner) -> None:

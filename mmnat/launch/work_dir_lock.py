@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from mmnat.errors import UserError, rank
 
@@ -22,14 +23,14 @@ def work_dir_of_its_own(work_dir: str) -> Iterator[None]:
         work_dir: The directory, which is made if it does not exist.
 
     Raises:
-        UserError: If another training holds it. File systems that have no locks are not held.
+        UserError: If another training holds it, or the file for that cannot be opened. File systems that
+            have no locks are not held.
     """
     if rank() > 0 or fcntl is None:
         yield
         return
     path = Path(work_dir) / NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('a') as file:
+    with _opened(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -40,3 +41,14 @@ def work_dir_of_its_own(work_dir: str) -> Iterator[None]:
         except OSError:
             pass
         yield
+
+
+def _opened(path: Path) -> TextIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open('a')
+    except OSError as error:
+        raise UserError(
+            f'work_dir {path.parent}: {error.filename} cannot be written: {error.strerror}',
+            'correct that, or name another folder with --work-dir',
+        ) from error

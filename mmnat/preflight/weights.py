@@ -9,9 +9,9 @@ from mmengine.config import Config
 from torch import nn
 
 from mmnat.checkpoints.difference import load
-from mmnat.checkpoints.latest import latest_checkpoint
+from mmnat.checkpoints.latest import latest_checkpoint, other_checkpoints
 from mmnat.checkpoints.reading import is_url, read_checkpoint
-from mmnat.errors import UserError, abbreviate
+from mmnat.errors import CheckpointError, UserError, abbreviate
 from mmnat.models.backbone import NeighborhoodBackbone
 
 from .optimizer import Wrapper, check_optimizer_state
@@ -45,8 +45,13 @@ def check_resume(cfg: Config, model: nn.Module, optimizer: Wrapper | None) -> No
         path = latest_checkpoint(cfg.work_dir)
     if is_url(path):
         return
+    try:
+        checkpoint = read_checkpoint(path)
+    except CheckpointError as error:
+        others = other_checkpoints(path)
+        hint = f', or resume from another one: {abbreviate([f"--resume {other}" for other in others], 3)}'
+        raise CheckpointError(f'{error}{hint if others else ""}') from error
     check_checkpoint(path, model)
-    checkpoint = read_checkpoint(path)
     lacks = [key for key in ('meta', 'message_hub', 'optimizer') if key not in checkpoint]
     if lacks:
         raise UserError(

@@ -1,8 +1,10 @@
 """Files and folders that appear complete or not at all."""
 
+import errno
+
 import pytest
 
-from mmnat.atomic_file import atomic_write, check_writable
+from mmnat.atomic_file import atomic_files, atomic_write, check_writable
 from mmnat.errors import UserError
 
 
@@ -44,3 +46,18 @@ def test_what_cannot_be_written_is_refused(tmp_path):
         check_writable(tmp_path / 'file/inside')
     check_writable(tmp_path / 'new/file')
     assert not (tmp_path / 'new/file').exists()
+
+
+def test_files_replace_those_of_their_names(tmp_path):
+    folder = tmp_path / 'out'
+    folder.mkdir()
+    for name in 'ab':
+        (folder / name).write_text('old')
+    expected = 'out cannot be written: No space left on device; free some space'
+    with pytest.raises(UserError, match=expected), atomic_files(folder) as unfinished:
+        (unfinished / 'a').write_text('half')
+        raise OSError(errno.ENOSPC, 'No space left on device')
+    assert {path.name: path.read_text() for path in folder.iterdir()} == dict(a='old', b='old')
+    with atomic_files(folder) as unfinished:
+        (unfinished / 'a').write_text('new')
+    assert {path.name: path.read_text() for path in folder.iterdir()} == dict(a='new', b='old')

@@ -85,3 +85,14 @@ def test_only_what_mmengine_writes_is_replaced(tmp_path):
             check_dump(str(path), 'work_dir x')
     read_config(PATH).dump(path)
     check_dump(str(path), 'work_dir x')
+
+
+def test_no_config_is_written_through_a_link(tmp_path):
+    (tmp_path / 'mine.py').write_text('a = 1\n')
+    for target in ('mine.py', 'gone.py'):
+        link = tmp_path / f'link to {target}'
+        link.symlink_to(tmp_path / target)
+        with pytest.raises(
+            UserError, match=f'through the symbolic link .* to .*/{target}; remove the link'
+        ):
+            check_dump(str(link), 'work_dir x')

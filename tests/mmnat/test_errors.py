@@ -82,6 +82,13 @@ KNOWN = {
         RuntimeError('DataLoader worker (pid 17) is killed by signal: Killed. '),
         'the system ended a data worker',
     ),
+    'not deterministic': (
+        RuntimeError(
+            'kthvalue CUDA does not have a deterministic implementation, but you set'
+            " 'torch.use_deterministic_algorithms(True)'."
+        ),
+        'torch has no deterministic kthvalue CUDA, which the model uses; leave deterministic out',
+    ),
     'full disk': (OSError(errno.ENOSPC, 'No space left on device'), 'No space left on device; free space'),
     'read-only': (
         PermissionError(errno.EACCES, 'Permission denied', 'work/x.log'),

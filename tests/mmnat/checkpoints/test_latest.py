@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip('mmengine')
 
-from mmnat.checkpoints.latest import latest_checkpoint
+from mmnat.checkpoints.latest import latest_checkpoint, other_checkpoints
 from mmnat.errors import UserError
 
 
@@ -60,3 +60,19 @@ def test_an_empty_list_does_not_hide_the_newest(tmp_path):
         os.utime(tmp_path / name, (1000 - age, 1000 - age))
     (tmp_path / 'last_checkpoint').touch()
     assert latest_checkpoint(str(tmp_path)) == str(tmp_path / 'epoch_2.pth')
+
+
+def test_links_that_lead_nowhere_are_no_checkpoints(tmp_path):
+    (tmp_path / 'epoch_1.pth').touch()
+    (tmp_path / 'epoch_2.pth').symlink_to('epoch_2.pth')
+    (tmp_path / 'epoch_3.pth').symlink_to('gone.pth')
+    (tmp_path / 'last_checkpoint').symlink_to('last_checkpoint')
+    assert latest_checkpoint(str(tmp_path)) == str(tmp_path / 'epoch_1.pth')
+
+
+def test_other_checkpoints(tmp_path):
+    for age, name in enumerate(['iter_4.pth', 'interrupted.pth', 'iter_2.pth', 'best_iter_2.pth']):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    others = [str(tmp_path / name) for name in ('interrupted.pth', 'iter_2.pth')]
+    assert other_checkpoints(str(tmp_path / 'iter_4.pth')) == others

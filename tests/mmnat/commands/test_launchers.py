@@ -23,6 +23,7 @@ from tiny_training import draw_data, write_configs  # noqa: E402
 
 from mmnat.checkpoints.reading import read_checkpoint  # noqa: E402
 from mmnat.commands import predict, test, train  # noqa: E402
+from mmnat.errors import CheckpointError  # noqa: E402
 
 
 @pytest.fixture(scope='module')
@@ -628,6 +629,78 @@ def test_bad_checkpoint(refused, trained, tmp_path, kind):
         message = refused(*args)
         assert str(path) in message
         assert expected.get(kind, 'cut short or not a torch checkpoint') in message
+
+
+@pytest.mark.long
+def test_checkpoints_cut_anywhere(refused, trained, tmp_path, capsys):
+    """200 cuts of a checkpoint, among them those of single bytes at the end: none is read."""
+    content = (trained / 'detector/iter_2.pth').read_bytes()
+    random = np.random.default_rng(0)
+    sizes = {*range(5), *(len(content) - byte for byte in range(1, 30))}
+    while len(sizes) < 200:
+        sizes.add(int(random.integers(len(content))))
+    path = tmp_path / 'cut.pth'
+    expected = f'checkpoint {path} is cut short or not a torch checkpoint; copy or download it again'
+    for size in sorted(sizes):
+        path.write_bytes(content[:size])
+        with pytest.raises(CheckpointError) as caught:
+            read_checkpoint(path)
+        assert str(caught.value) == expected, size
+    config, image = trained / 'detector.py', trained / 'data/images/0.jpg'
+    for size in random.choice(sorted(sizes), 4, replace=False):
+        path.write_bytes(content[:size])
+        for args in (
+            ('test', config, path),
+            ('predict', config, path, image),
+            ('train', config, '--resume', path),
+        ):
+            assert refused(*args) == f'error: {expected}', size
+
+
+def test_resume_names_another_checkpoint_if_the_newest_is_cut(refused, trained, tmp_path):
+    work = tmp_path / 'work'
+    work.mkdir()
+    for name in ('iter_1.pth', 'iter_2.pth'):
+        (work / name).write_bytes((trained / 'detector' / name).read_bytes()[: -1 if '2' in name else None])
+    (work / 'last_checkpoint').write_text(str(work / 'iter_2.pth'))
+    before = {path: path.read_bytes() for path in work.iterdir()}
+    message = refused('train', trained / 'detector.py', '--work-dir', work, '--resume')
+    assert message.endswith(
+        f'checkpoint {work}/iter_2.pth is cut short or not a torch checkpoint; copy or download it again,'
+        f' or resume from another one: --resume {work}/iter_1.pth'
+    )
+    assert {path: path.read_bytes() for path in work.iterdir()} == before
+
+
+def test_links_in_a_work_directory_lead_nowhere(launch, trained, tmp_path):
+    """The work directory itself may be a link, to a disk with more room."""
+    work, outside = tmp_path / 'work', tmp_path / 'outside'
+    outside.mkdir()
+    work.symlink_to(tmp_path / 'other disk')
+    (tmp_path / 'other disk').mkdir()
+    for name in ('iter_1.pth', 'last_checkpoint', '.training'):
+        (outside / name).write_text('precious')
+        (work / name).symlink_to(outside / name)
+    (work / 'iter_2.pth').symlink_to(outside / 'gone')
+    (work / 'interrupted.pth').symlink_to('interrupted.pth')
+    launch('train', trained / 'segmentor.py', '--work-dir', work)
+    assert [path.read_text() for path in sorted(outside.iterdir())] == ['precious'] * 3
+    for name in ('iter_1.pth', 'iter_2.pth', 'last_checkpoint'):
+        assert (work / name).is_file() and not (work / name).is_symlink()
+    assert read_checkpoint((work / 'last_checkpoint').read_text())['meta']['iter'] == 2
+    assert work.is_symlink() and (tmp_path / 'other disk/iter_2.pth').is_file()
+
+
+@pytest.mark.parametrize('name', ['segmentor.py', '.training'])
+def test_links_that_cannot_be_replaced(refused, trained, tmp_path, name):
+    work = tmp_path / 'work'
+    work.mkdir()
+    (work / name).symlink_to(trained / 'segmentor.py' if name != '.training' else '.training')
+    before = (trained / 'segmentor.py').read_bytes()
+    message = refused('train', trained / 'segmentor.py', '--work-dir', work)
+    assert f'{work}/{name}' in message
+    assert ('through the symbolic link' if name != '.training' else 'symbolic links') in message
+    assert (trained / 'segmentor.py').read_bytes() == before
 
 
 def test_checkpoint_of_another_model(refused, trained):

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 
 pytest.importorskip('mmdet')
 
+from small_disk import NEEDS_MOUNT, Disk
 from tiny_training import DETECTOR, draw_data
 
 from mmnat.checkpoints.reading import read_checkpoint
@@ -42,6 +44,16 @@ train_cfg = dict(type='IterBasedTrainLoop', max_iters={ITERATIONS}, val_interval
 default_hooks['checkpoint'].update(by_epoch=False, interval=2, max_keep_ckpts=1)
 """,
 }
+# What a training may have besides: checkpoints hold more then.
+MORE = {
+    'averaged': "custom_hooks = [dict(type='EMAHook', momentum=0.1)]",
+    'averaged with buffers': "custom_hooks = [dict(type='EMAHook', update_buffers=True, begin_iter=3)]",
+    'accumulated': "optim_wrapper.update(accumulative_counts=3, optimizer=dict(type='AdamW', lr=1e-3))",
+    'recomputed, in bfloat16': (
+        "model['backbone']['with_cp'] = True\noptim_wrapper['type'] = 'AmpOptimWrapper'"
+    ),
+}
+MORE['all'] = '\n'.join(MORE.values())
 LAST = {'epochs': f'epoch_{EPOCHS}.pth', 'iterations': f'iter_{ITERATIONS}.pth'}
 
 
@@ -51,6 +63,7 @@ class Trainings:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.log = folder / 'log.txt'
+        self.log.touch()
         draw_data(folder / 'data')
         environment = os.environ | dict(OMP_NUM_THREADS='1')
         self._process = subprocess.Popen(
@@ -81,6 +94,12 @@ class Trainings:
                 code, seconds = json.loads(line.removeprefix('answer: '))
                 return code, seconds
         raise AssertionError('the helper has ended')
+
+    def run_and_read(self, config: Path, work_dir: Path) -> tuple[int, str]:
+        """The exit code, and what the training printed."""
+        begin = self.log.stat().st_size
+        code, _ = self.run(config, work_dir)
+        return code, self.log.read_bytes()[begin:].decode()
 
     def close(self) -> None:
         self._process.stdin.close()
@@ -183,6 +202,24 @@ def test_many_interruptions(trainings, whole, tmp_path, loop):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize('name', ['averaged', 'averaged with buffers', 'accumulated', 'all'])
+def test_what_checkpoints_hold_besides(trainings, tmp_path, name):
+    """Ended in a validation, which is saved; killed after a checkpoint inside of an accumulation."""
+    config = tmp_path / 'config.py'
+    config.write_text(f'{trainings.config("iterations").read_text()}\n{MORE[name]}\n')
+    wanted = finish(trainings, config, tmp_path / 'whole', 'iterations')
+    averaged = read_checkpoint(tmp_path / 'whole' / LAST['iterations']).get('ema_state_dict', {})
+    assert bool(averaged) == (name == 'all' or name.startswith('averaged'))
+    for number, moment in ((signal.SIGTERM, 'Iter(val) [2/4]'), (signal.SIGKILL, 'Iter(train) [5/8]')):
+        work_dir = tmp_path / signal.Signals(number).name
+        code, _ = trainings.run(config, work_dir, number, moment)
+        assert code in (128 + number, -number), trainings.log.read_text()[-3000:]
+        assert not differing(finish(trainings, config, work_dir, 'iterations'), wanted)
+        again = read_checkpoint(work_dir / LAST['iterations']).get('ema_state_dict', {})
+        assert not differing(again, averaged)
+
+
+@pytest.mark.long
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason='needs gloo')
 def test_processes_of_a_distributed_run_stop_together(trainings, tmp_path):
     config = trainings.config('epochs', workers=2)
@@ -210,3 +247,58 @@ def test_processes_of_a_distributed_run_stop_together(trainings, tmp_path):
     run = subprocess.run([*command, *options], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
     assert re.search(rf'train\) \[ *{stopped + 1}/', run.stdout + run.stderr)
+
+
+@NEEDS_MOUNT
+@pytest.mark.long
+def test_a_disk_without_room_for_the_next_checkpoint(trainings, whole, tmp_path):
+    wanted, _ = whole('epochs')
+    config = trainings.config('epochs')
+    size = (trainings.folder / 'whole_epochs0' / LAST['epochs']).stat().st_size
+    disk = Disk(tmp_path / 'disk', size * 3 // 2)
+    try:
+        work_dir = disk.folder / 'work'
+        code, printed = trainings.run_and_read(config, work_dir)
+        message = (
+            f'error: {work_dir}/epoch_2.pth cannot be written: No space left on device; free some space'
+        )
+        assert code == 2 and printed.endswith(f'{message}\n') and 'Traceback' not in printed
+        assert read_checkpoint(work_dir / 'epoch_1.pth')['meta']['epoch'] == 1
+        assert [path.name for path in work_dir.iterdir() if path.suffix == '.pth'] == ['epoch_1.pth']
+        assert not [path for path in work_dir.iterdir() if path.name.startswith('.tmp')]
+        assert (work_dir / 'last_checkpoint').read_text() == str(work_dir / 'epoch_1.pth')
+        disk.remount('size=64m')
+        assert not differing(finish(trainings, config, work_dir, 'epochs'), wanted)
+    finally:
+        disk.close()
+
+
+@NEEDS_MOUNT
+@pytest.mark.long
+@pytest.mark.parametrize('visualizer', ["vis_backends=[dict(type='LocalVisBackend')]", 'vis_backends=[]'])
+def test_a_disk_without_room_for_the_log(trainings, tmp_path, visualizer):
+    """With the scalars of the visualizer, and with the log alone."""
+    config = tmp_path / 'config.py'
+    text = trainings.config('epochs').read_text()
+    options = (
+        f'visualizer = dict(type="DetLocalVisualizer", {visualizer})\ntrain_cfg.update(max_epochs=20)\n'
+    )
+    config.write_text(f"{text}\n{options}default_hooks['checkpoint'].update(interval=100)\n")
+    disk = Disk(tmp_path / 'disk', '32m')
+    try:
+        ended = []
+        begin = trainings.log.stat().st_size
+        run = threading.Thread(
+            target=lambda: ended.append(trainings.run_and_read(config, disk.folder / 'work')), daemon=True
+        )
+        run.start()
+        deadline = time.monotonic() + 60
+        while b'Iter(train)' not in trainings.log.read_bytes()[begin:] and time.monotonic() < deadline:
+            time.sleep(0.02)
+        disk.fill()
+        run.join(120)
+        ((code, printed),) = ended
+        assert code == 2 and 'Traceback' not in printed and 'Logging error' not in printed, printed[-3000:]
+        assert re.search(r'\nerror: (\S+: )?No space left on device; free space there; .*\n$', printed)
+    finally:
+        disk.close()

@@ -45,3 +45,12 @@ def test_file_systems_without_locks(tmp_path, monkeypatch):
     monkeypatch.setattr(work_dir_lock.fcntl, 'flock', refuse)
     with work_dir_of_its_own(str(tmp_path)):
         pass
+
+
+@pytest.mark.parametrize('kind', ['loop', 'folder'])
+def test_what_is_in_the_way(tmp_path, kind):
+    path = tmp_path / '.training'
+    path.symlink_to(path) if kind == 'loop' else path.mkdir()
+    expected = rf'{path} cannot be written: .*; correct that, or name another'
+    with pytest.raises(UserError, match=expected), work_dir_of_its_own(str(tmp_path)):
+        pass

@@ -12,6 +12,7 @@ from mmengine.registry import DATASETS, TRANSFORMS
 from mmnat.config import framework
 from mmnat.errors import UserError
 
+from .coco import check_regular
 from .objects import Split, read_split
 from .registries import build_registered, check_type
 from .segmentation import check_segmentation_dataset
@@ -133,6 +134,8 @@ def _check_files(cfg: Config, config_dataset: ConfigDataset) -> None:
             f'{field}.ann_file: {dataset.ann_file} does not exist',
             'correct ann_file or data_root',
         )
+    if dataset.ann_file and not osp.isdir(dataset.ann_file):
+        check_regular(dataset.ann_file, f'{field}.ann_file:')
     for key, folder in dataset.data_prefix.items():
         if folder and not osp.isdir(folder):
             raise UserError(

@@ -176,7 +176,7 @@ def _check_own_file(evaluator: dict, path: str, coco: dict, field: str, splits: 
     check_boxes(path, coco)
     _check_images(path, coco, field, splits)
     annotations = _of_classes(coco, splits[0].classes)
-    without = [annotation for annotation in annotations if 'iscrowd' not in annotation]
+    without = [annotation for annotation in annotations if annotation.get('iscrowd') is None]
     if without:
         raise UserError(
             f'{field}.ann_file: {len(without)} of {len(annotations)} annotations in {path} lack iscrowd, '

@@ -1,7 +1,7 @@
 """NumPy's arrays and numbers in checkpoints, rebuilt without believing what a file says of their memory.
 
-NumPy's own unpickling takes the flags of a dtype from the file, also that which tells whether its values are
-pointers: a file could have NumPy follow any address.
+NumPy's own unpickling takes the flags of a dtype from the file, also that which tells whether its values
+are pointers: a file could have NumPy follow any address.
 """
 
 from pickle import UnpicklingError
@@ -61,6 +61,11 @@ def _never_called(*_: Any) -> None:
     raise UnpicklingError(_NEVER.format('ndarray'))
 
 
+def _no_bytes() -> bytes:
+    """What files call for the values of an empty array."""
+    return b''
+
+
 def _scalar(dtype: PlainDtype, value: bytes) -> np.generic:
     if not isinstance(dtype, PlainDtype) or dtype.dtype.kind == 'O' or not isinstance(value, bytes):
         raise UnpicklingError(_NEVER.format('scalar'))
@@ -77,6 +82,8 @@ def safe_globals() -> list:
     ]
     return [
         *functions,
+        (_no_bytes, 'builtins.bytes'),
+        (_no_bytes, '__builtin__.bytes'),
         (_never_called, 'numpy.ndarray'),  # files only name it
         (PlainDtype, 'numpy.dtype'),
         PlainArray,

@@ -1,5 +1,6 @@
 """Reads checkpoint files and never executes code in them."""
 
+import os.path as osp
 import re
 import zipfile
 from http.client import HTTPException
@@ -22,7 +23,7 @@ WITHOUT_WEIGHTS = (
 
 # The methods of HistoryBuffer that mmengine's checkpoints name.
 _STATISTICS = ('min', 'max', 'current', 'mean')
-# Weights hardly compress: a zip file that expands more than so many times, to more bytes than a few, is a trap.
+# Weights hardly compress: a zip file that expands to so many times its size is a trap, unless it is small.
 _MOST_EXPANSION = 10
 _SMALL = 2**28
 _UNSAFE_GLOBAL = re.compile(r'(?:GLOBAL|function) <?(?P<name>[\w.]+)')
@@ -93,7 +94,7 @@ def local_file(path: str | Path, remedy: str = 'check the path') -> Path:
         CheckpointError: If the file does not exist or cannot be downloaded.
     """
     file = _downloaded(str(path)) if is_url(str(path)) else Path(path).expanduser()
-    if not file.is_file():
+    if not osp.isfile(file):  # False also if no file can have such a name
         raise CheckpointError(f'checkpoint {path} does not exist; {remedy}')
     return file
 
@@ -114,7 +115,7 @@ def _downloaded(url: str) -> Path:
 
 
 def _check_expansion(path: str, file: Path) -> None:
-    """Reject a zip file whose records are far larger than itself: torch would decompress them into memory."""
+    """Reject a zip file whose records are far larger than itself: torch would decompress them."""
     try:
         with zipfile.ZipFile(file) as archive:
             size = sum(record.file_size for record in archive.infolist())
@@ -140,7 +141,7 @@ def _refused(path: str, file: Path, error: Exception) -> CheckpointError:
     if isinstance(error, MemoryError) or 'allocate' in str(error):
         size = file.stat().st_size
         return CheckpointError(
-            f'checkpoint {path} of {size} bytes asks for more memory than there is; if so small a file should'
-            f' not, {remedy}'
+            f'checkpoint {path} of {size} bytes asks for more memory than there is; if that is more than its'
+            f' size, {remedy}'
         )
     return CheckpointError(f'checkpoint {path} is cut short or not a torch checkpoint; {remedy}')

@@ -75,7 +75,7 @@ def load_coco(path: str, annotated: bool = True, unneeded: Sequence[str] = ()) -
 
 
 def check_regular(path: str, what: str) -> None:
-    """Raise :class:`UserError` if a path is that of a folder, a device or a pipe, from which reading may not end."""
+    """Raise :class:`UserError` for a folder, a device or a pipe, from which reading may not end."""
     if osp.exists(path) and not osp.isfile(path):
         raise UserError(f'{what} {path} is not a file', 'name a file')
 
@@ -98,8 +98,9 @@ def check_ids(path: str, coco: dict, section: str) -> None:
     counts = Counter(entry['id'] for entry in coco[section])
     repeated = [key for key, count in counts.items() if count > 1]
     if repeated:
+        shown = abbreviate([brief(key) for key in repeated], 3)
         raise UserError(
-            f'annotation file {path}: {len(repeated)} ids of {section} repeat ({abbreviate([brief(key) for key in repeated[:4]], 3)})',
+            f'annotation file {path}: {len(repeated)} ids of {section} repeat ({shown})',
             f'number the {section} anew, each with an id of its own, as after merging files',
         )
 

@@ -72,7 +72,7 @@ def find_polygon_fault(polygon: list, size: Sequence[float]) -> str | None:
         return f'has points further away than {_FARTHEST:.0e} pixels'
     if not math.isfinite(sum(polygon)):
         return 'has values that are not numbers'
-    # It takes memory for each pixel of the outline, of which a polygon around pixels has at most four a pixel.
+    # It takes memory for each step along the outline, which around pixels has at most four a pixel.
     longest = 4 * (size[0] + _MARGIN) * (size[1] + _MARGIN)
     if (most - least) * len(polygon) / 2 > longest:  # a quick bound
         points = np.array(polygon[: len(polygon) // 2 * 2], float).reshape(-1, 2)

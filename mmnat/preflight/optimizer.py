@@ -48,9 +48,9 @@ def build_optimizer(cfg: Config, model: nn.Module) -> Wrapper | None:
     try:
         with quiet():
             return build_optim_wrapper(model, wrapper)
-    except (AssertionError, ImportError, KeyError, NotImplementedError, TypeError, ValueError) as error:
-        reason = (str(error).strip('"').splitlines() or [type(error).__name__])[0]
-        raise UserError(f'optim_wrapper cannot be built: {reason}', 'correct it') from error
+    except Exception as error:  # by which constructors reject arguments and values
+        why = (str(error).strip('"').splitlines() or [type(error).__name__])[0]
+        raise UserError(f'optim_wrapper cannot be built: {why}', 'correct it') from error
 
 
 def check_optimizer_state(path: str, saved: dict[str, Any], wrapper: Wrapper, cfg: Config) -> None:

@@ -89,7 +89,7 @@ def check_pretrained(model: nn.Module) -> None:
         entries = getattr(module, 'init_cfg', None) or []
         for entry in [entries] if isinstance(entries, dict) else entries:
             ours = isinstance(module, NeighborhoodBackbone)
-            if entry['type'] == 'Pretrained' and (ours or not is_url(entry['checkpoint'])):
+            if entry.get('type') == 'Pretrained' and (ours or not is_url(entry['checkpoint'])):
                 module.init_weights()
 
 

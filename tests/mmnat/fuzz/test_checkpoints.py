@@ -1,6 +1,12 @@
 """Checkpoints from strangers: whatever is in them, reading ends in one line."""
 
+import functools
+import importlib
 import io
+import os
+import struct
+import subprocess
+import warnings
 import zipfile
 from collections import OrderedDict
 
@@ -16,9 +22,11 @@ from hypothesis import strategies as st
 from mmengine.logging import HistoryBuffer
 from tiny_training import draw_data, write_configs
 
+from mmnat.checkpoints.reading import read_checkpoint
 from mmnat.checkpoints.safety import forbid_unsafe_loading
 from mmnat.commands import convert, predict
 from mmnat.config import read_config
+from mmnat.errors import CheckpointError
 from mmnat.models import BACKBONES
 from mmnat.models.pretrained import load_pretrained
 from mmnat.preflight.models import build_model
@@ -137,6 +145,198 @@ def test_right_ones_are_read(check, readers, whole):
         assert outcome.kind == 'accepted', outcome
     compressed = rezipped(saved(whole), lambda records: None, zipfile.ZIP_DEFLATED)
     assert check('test', compressed).kind == 'accepted'
+
+
+# Findings -------------------------------------------------------------------
+
+
+class Call:
+    """Is saved as a call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+class Built(Call):
+    """The same, with a state that is set afterwards."""
+
+    def __init__(self, function, *arguments, state):
+        super().__init__(function, *arguments)
+        self.call = (*self.call, state)
+
+
+def with_code(statement):
+    """A pickle of GLOBAL and REDUCE, as torch.load reads it in the format from before torch 1.6."""
+    return saved({'state_dict': Call(*statement)})
+
+
+@pytest.mark.parametrize(
+    'statement',
+    [
+        (os.system, 'touch executed'),
+        (eval, 'open("executed", "w")'),
+        (exec, 'open("executed", "w")'),
+        (open, 'executed', 'w'),
+        (getattr, HistoryBuffer, '__init__'),
+        (getattr, HistoryBuffer, 'register_statistics'),
+        (torch.hub.load, 'a/b', 'c'),
+        (torch._utils._rebuild_tensor, os.system, 'touch executed'),
+        (torch._tensor._rebuild_from_type_v2, os.system, int, ('touch executed',), {}),
+        (subprocess.Popen, ['touch', 'executed']),
+        (np.fromfile, '/etc/passwd'),
+        (np.load, '/etc/passwd', None, True),
+        (importlib.import_module, 'antigravity'),
+    ],
+    ids=str,
+)
+def test_code(check, readers, statement):
+    content = with_code(statement)
+    for reader in READERS:
+        outcome = check(reader, content)
+        assert outcome.kind == 'refused'
+        assert 'could run code' in outcome.text or 'cut short or not a torch checkpoint' in outcome.text
+    assert not (readers[0] / 'executed').exists()
+
+
+def pointers():
+    """Arrays whose dtype says that the bytes of the file are objects, but not to NumPy: reading one crashes."""
+    fields = (3, '|', None, ('f0',), {'f0': (np.dtype('O'), 0)}, 8, 1, 0)
+    bare = (3, '|', None, None, None, -1, -1, 0)
+    for name, state in (('V8', fields), ('O8', bare)):
+        dtype = Built(np.dtype, name, False, True, state=state)
+        yield Built(
+            np._core.multiarray._reconstruct,
+            np.ndarray,
+            (0,),
+            b'b',
+            state=(1, (1,), dtype, False, b'A' * 8),
+        )
+        yield Call(np._core.multiarray.scalar, dtype, b'A' * 8)
+        yield Call(np.ndarray, (1,), dtype, b'A' * 8)
+    yield Call(np.ndarray, (10**12,))
+
+
+@pytest.mark.parametrize('hostile', pointers(), ids=['array', 'scalar', 'call', *['object'] * 3, 'huge'])
+def test_arrays_of_pointers(tmp_path, hostile):
+    torch.save({'state_dict': {'a': torch.zeros(1)}, 'meta': hostile}, tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError):
+        read_checkpoint(tmp_path / 'a.pth')
+
+
+@pytest.mark.parametrize(
+    'array',
+    [
+        *(
+            np.arange(6.0).reshape(2, 3),
+            np.arange(6, dtype='>i2').reshape(3, 2, order='F'),
+            np.zeros((0, 3)),
+        ),
+        *(np.array(['a', 'bcd']), np.array([b'ab']), np.array([True]), np.array([1j]), np.float16(2)),
+        *(np.array([[1], [2, 3]], object), np.int64(-1), np.bool_(True), np.str_('ab'), np.array(4)),
+    ],
+    ids=repr,
+)
+def test_arrays_that_are_right(tmp_path, array):
+    for _ in range(2):  # also as saved again
+        torch.save({'a': array}, tmp_path / 'a.pth')
+        found = read_checkpoint(tmp_path / 'a.pth')['a']
+        assert np.all(found == array) and np.shape(found) == array.shape
+        assert np.asarray(found).dtype == array.dtype.newbyteorder('=')  # NumPy swaps bytes
+        torch.save({'a': found}, tmp_path / 'a.pth')
+    names = zipfile.ZipFile(tmp_path / 'a.pth')
+    assert b'mmnat' not in names.read(pickle_of(names.namelist()))
+
+
+def stored(*records):
+    """A zip file, which may have several records of one name."""
+    file = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(file, 'w') as target:
+        warnings.simplefilter('ignore')
+        for name, content in records:
+            target.writestr(name, content)
+    return file.getvalue()
+
+
+@functools.cache
+def bomb():
+    """A record of 300 megabytes, as one."""
+    file = io.BytesIO()
+    with (
+        zipfile.ZipFile(file, 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as target,
+        target.open('a/data.pkl', 'w') as record,
+    ):
+        for _ in range(300):
+            record.write(bytes(2**20))
+    return file.getvalue()
+
+
+def announcing(old, new):
+    """A small checkpoint whose pickle has other bytes in a place."""
+
+    def edit(records):
+        name = pickle_of(records)
+        assert old in records[name]
+        records[name] = records[name].replace(old, new)
+
+    return rezipped(saved({'state_dict': {'a': torch.zeros(4)}}), edit)
+
+
+HUGE = b'J' + struct.pack('<i', 2**31 - 1)
+
+
+@pytest.mark.parametrize('reader', ['convert', 'test'])
+@pytest.mark.parametrize(
+    ('content', 'expected'),
+    [
+        (bomb, 'would expand to'),
+        (lambda: stored(('a/data.pkl', b'N.'), ('a/data.pkl', b'N.'), ('a/version', b'3')), ''),
+        (lambda: stored(('../data.pkl', b'N.'), ('../version', b'3'), ('/etc/x', b'')), ''),
+        (lambda: announcing(b'K\x04tq', HUGE + b'tq'), ''),  # elements of the storage
+        (lambda: announcing(b'K\x04\x85', HUGE + b'\x85'), ''),  # the shape
+        (lambda: announcing(b'K\x01\x85', HUGE + b'\x85'), ''),  # the strides
+        (lambda: announcing(b'QK\x00', b'Q' + HUGE), ''),  # the offset
+        (lambda: b'\x80\x02' + b']' * 10**6 + b'.', ''),
+        (lambda: b'\x80\x02X\xff\xff\xff\x7f', ''),  # a string of two gigabytes
+        (lambda: saved({5: torch.zeros(1)}), ''),
+        (lambda: saved({'state_dict': {None: torch.zeros(1)}}), ''),
+        (lambda: saved({'state_dict': {'a': torch.empty(2, device='meta')}}), ''),
+        (lambda: saved({'state_dict': {'a': torch.eye(2).to_sparse()}}), ''),
+        (lambda: saved({'\ud800\x1b[31m\n': torch.zeros(1)}), ''),
+        (lambda: saved({'levels.0.blocks.999999999.attn.rpb': torch.zeros(1, 5, 5)}), ''),
+        (lambda: saved({'levels.0.blocks.9999.attn.rpb': torch.zeros(1, 5, 5)}), ''),
+        (lambda: saved({'levels.%s.blocks.0.attn.rpb' % ('9' * 5000): torch.zeros(1, 5, 5)}), ''),
+        (lambda: saved({'state_dict': {'a': torch.zeros(1)}, 'meta': 5}), ''),
+    ],
+)
+def test_findings(check, reader, content, expected):
+    outcome = check(reader, content())
+    assert outcome.kind == 'refused' and expected in outcome.text
+
+
+def test_numbers_that_are_not_finite_are_read(check, whole):
+    weights = {name: torch.full_like(value, torch.nan) for name, value in whole['state_dict'].items()}
+    assert check('test', {'state_dict': weights}).kind == 'accepted'
+
+
+@pytest.mark.parametrize(
+    ('change', 'expected'),
+    [
+        (dict(meta=dict(epoch='1', iter=2)), "meta.epoch is '1', no count"),
+        (dict(meta=dict(epoch=1, iter=-2)), 'meta.iter is -2, no count'),
+        (dict(meta=dict(epoch=1, iter=2, dataset_meta=[])), 'meta.dataset_meta is not a dict'),
+        (dict(meta=dict(dataset_meta=dict(classes=5))), 'meta.dataset_meta.classes is no list of names'),
+        (dict(message_hub=[]), 'message_hub has not log_scalars'),
+        (dict(optimizer=[]), 'is damaged'),
+        (dict(optimizer=dict(param_groups=[dict(params=[[]])])), 'is damaged'),
+        (dict(optimizer=dict(param_groups=[{}])), 'is damaged'),
+    ],
+)
+def test_training_state(check, whole, change, expected):
+    outcome = check('resume', whole | change)
+    assert outcome.kind == 'refused' and expected in outcome.text
 
 
 # Mutations ------------------------------------------------------------------

@@ -141,7 +141,7 @@ def _refused(path: str, file: Path, error: Exception) -> CheckpointError:
     if isinstance(error, MemoryError) or 'allocate' in str(error):
         size = file.stat().st_size
         return CheckpointError(
-            f'checkpoint {path} of {size} bytes asks for more memory than there is; if that is more than its'
-            f' size, {remedy}'
+            f'checkpoint {path} of {size} bytes asks for more memory than there is; if that is more than'
+            f' its size, {remedy}'
         )
     return CheckpointError(f'checkpoint {path} is cut short or not a torch checkpoint; {remedy}')

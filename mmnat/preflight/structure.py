@@ -69,7 +69,7 @@ _DATASET: dict[str, tuple[type, ...]] = {
 
 
 def check_structure(cfg: Config) -> None:
-    """Check that the fields of a config that all runs have are dicts, lists or strings where they should be.
+    """Check that the common fields of a config are dicts, lists or strings where they should be.
 
     Args:
         cfg: The config.

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from mmnat import errors
 
-#: How many times as many inputs `make test-all` takes as `make test`. It needs about four minutes of two cores.
+#: How many times as many inputs `make test-all` takes as `make test`: four minutes of two cores.
 LONG = 40
 
 SECONDS = (

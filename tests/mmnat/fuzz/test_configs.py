@@ -3,6 +3,8 @@
 A config is code, which is executed. It is not from strangers; but nobody writes it without a mistake.
 """
 
+import contextlib
+
 import pytest
 import torch
 
@@ -50,10 +52,8 @@ def check(folder):
             module.build_runner = stop
         arguments = [path, checkpoint] if command == 'test' else [path]
         main = test.main if command == 'test' else train.main
-        try:
+        with contextlib.suppress(Reached):
             main.__wrapped__([*arguments, '--work-dir', str(folder / 'work')])
-        except Reached:
-            pass
 
     with Confined(run, folder, per_process=30) as confined:
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from mmnat import errors
 
 #: How many times as many inputs `make test-all` takes as `make test`: four minutes of two cores.
-LONG = 40
+LONG = 80
 
 SECONDS = (
     30  # for an input. Most take milliseconds; the limit is for a machine that does other things, too.

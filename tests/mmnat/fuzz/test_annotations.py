@@ -261,9 +261,9 @@ RUNS = st.one_of(
 
 
 def test_annotations(check):
-    _fuzz(check, 40, long=False)
+    _fuzz(check, 20, long=False)
 
 
 @pytest.mark.long
 def test_many_annotations(check):
-    _fuzz(check, 40, long=True)
+    _fuzz(check, 20, long=True)

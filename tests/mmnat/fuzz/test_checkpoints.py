@@ -297,9 +297,8 @@ HUGE = b'J' + struct.pack('<i', 2**31 - 1)
         (lambda: announcing(b'K\x04tq', HUGE + b'tq'), ''),  # elements of the storage
         (lambda: announcing(b'K\x04\x85', HUGE + b'\x85'), ''),  # the shape
         (lambda: announcing(b'K\x01\x85', HUGE + b'\x85'), ''),  # the strides
-        # The offset: torch takes seconds to describe where memory ended.
-        pytest.param(lambda: announcing(b'QK\x00', b'Q' + HUGE), '', marks=pytest.mark.long),
-        (lambda: b'\x80\x02' + b']' * 10**6 + b'.', ''),
+        (lambda: announcing(b'QK\x00', b'Q' + HUGE), ''),  # the offset
+        (lambda: b'\x80\x02' + b']' * 10**5 + b'.', ''),
         (lambda: b'\x80\x02X\xff\xff\xff\x7f', ''),  # a string of two gigabytes
         (lambda: saved({5: torch.zeros(1)}), ''),
         (lambda: saved({'state_dict': {None: torch.zeros(1)}}), ''),
@@ -375,12 +374,12 @@ def _fuzz_bytes(check, count, long):
 
 
 def test_bytes(check):
-    _fuzz_bytes(check, 40, long=False)
+    _fuzz_bytes(check, 20, long=False)
 
 
 @pytest.mark.long
 def test_many_bytes(check):
-    _fuzz_bytes(check, 40, long=True)
+    _fuzz_bytes(check, 20, long=True)
 
 
 # Contents -------------------------------------------------------------------
@@ -460,9 +459,9 @@ def copied(content):
 
 
 def test_contents(check, readers, whole):
-    _fuzz_contents(check, readers, whole, 30, long=False)
+    _fuzz_contents(check, readers, whole, 15, long=False)
 
 
 @pytest.mark.long
 def test_many_contents(check, readers, whole):
-    _fuzz_contents(check, readers, whole, 30, long=True)
+    _fuzz_contents(check, readers, whole, 15, long=True)

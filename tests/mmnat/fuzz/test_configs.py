@@ -187,9 +187,9 @@ def _fuzz(check, folder, count, long):
 
 
 def test_configs(check, folder):
-    _fuzz(check, folder, 12, long=False)
+    _fuzz(check, folder, 6, long=False)
 
 
 @pytest.mark.long
 def test_many_configs(check, folder):
-    _fuzz(check, folder, 12, long=True)
+    _fuzz(check, folder, 6, long=True)

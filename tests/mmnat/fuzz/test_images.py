@@ -201,9 +201,9 @@ def _fuzz(check, count, long):
 
 
 def test_images(check):
-    _fuzz(check, 60, long=False)
+    _fuzz(check, 30, long=False)
 
 
 @pytest.mark.long
 def test_many_images(check):
-    _fuzz(check, 60, long=True)
+    _fuzz(check, 30, long=True)

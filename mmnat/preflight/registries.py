@@ -109,7 +109,7 @@ def _part(cfg: Config, field: str) -> Any:
 def registered(registry: Registry, name: str) -> Any:
     """Look a name up in a registry and those of the framework; None if it is in none of them."""
     with registry.switch_scope_and_registry(None) as scoped:
-        return scoped.get(name)
+        return scoped.get(name) if name else None  # mmengine fails on an empty name
 
 
 def _not_buildable(field: str, name: str) -> UserError:

@@ -126,6 +126,7 @@ def test_a_right_one_passes(check, folder, name):
         ('default_hooks', [], 'default_hooks = [] is not a dict'),
         ('custom_hooks', {}, 'custom_hooks = {} is not a list'),
         ('visualizer.vis_backends', [{'type': 0.5}], 'vis_backends[0].type = 0.5 is not a string'),
+        ('visualizer.vis_backends', [{'type': ''}], "type = '' is not registered"),
         ('randomness.seed', 'a', "randomness.seed = 'a' is not a whole number"),
         ('load_from', {}, 'load_from = {} is not a string'),
         ('model.data_preprocessor.mean', [1, 2], 'cannot be built: `mean` should have 1 or 3 values'),

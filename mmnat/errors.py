@@ -5,9 +5,11 @@ import functools
 import importlib.util
 import os
 import re
+import reprlib
 import sys
 from collections.abc import Callable, Sequence
 from types import TracebackType
+from typing import Any
 
 EXIT_CODE = 2
 INTERRUPTED = 130  # what shells expect after Ctrl-C
@@ -98,6 +100,10 @@ _REPORT = (
     'This is no mistake that mmnat knows. If your input is right, please report it to the maintainers of'
     ' mmnat, with the lines above and the output of `mmnat --version`.'
 )
+_LONGEST = 2000  # characters of a message
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = 100
+_BRIEF.maxlevel = 3
 # Packages that are never missing: what fails to import from them is a fault.
 _OURS = ('mmnat', 'mmdet_nat', 'mmseg_nat', 'natten_ops')
 
@@ -125,6 +131,16 @@ def abbreviate(items: Sequence, limit: int = 10) -> str:
     return f'{shown} and {rest} more' if rest > 0 else shown
 
 
+def printable(text: str) -> str:
+    """Escape what a terminal does not print, in a line that may have names of any file in it."""
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
+
+
+def brief(value: Any) -> str:
+    """Write a value of a file for a message: its first parts only."""
+    return _BRIEF.repr(value)
+
+
 @functools.cache
 def warn(message: str) -> None:
     """Print a warning on stderr: once, and in one process of a distributed run.
@@ -133,7 +149,7 @@ def warn(message: str) -> None:
         message: What may not be meant, and what to do if it is not.
     """
     if rank() == 0:
-        print(f'warning: {message}', file=sys.stderr, flush=True)
+        print(_line(f'warning: {message}'), file=sys.stderr, flush=True)
 
 
 def report_user_errors(main: Callable[..., None]) -> Callable[..., None]:
@@ -174,8 +190,15 @@ def report_user_errors(main: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
+def _line(text: str) -> str:
+    """Make a line of a message, without its middle if it is very long."""
+    if len(text) > _LONGEST:
+        text = f'{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}'
+    return printable(text)
+
+
 def _print(error: Exception) -> None:
-    print(f'error: {error}', file=sys.stderr, flush=True)
+    print(_line(f'error: {error}'), file=sys.stderr, flush=True)
 
 
 def rank() -> int:

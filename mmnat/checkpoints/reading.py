@@ -1,16 +1,19 @@
 """Reads checkpoint files and never executes code in them."""
 
+import os.path as osp
 import re
+import zipfile
 from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
 from mmnat.errors import CheckpointError
+
+from . import plain_arrays
 
 #: How to train without pretrained weights, for messages.
 WITHOUT_WEIGHTS = (
@@ -18,12 +21,17 @@ WITHOUT_WEIGHTS = (
     ' --cfg-options model.backbone.init_cfg=None'
 )
 
+# The methods of HistoryBuffer that mmengine's checkpoints name.
+_STATISTICS = ('min', 'max', 'current', 'mean')
+# Weights hardly compress: a zip file that expands to so many times its size is a trap, unless it is small.
+_MOST_EXPANSION = 10
+_SMALL = 2**28
 _UNSAFE_GLOBAL = re.compile(r'(?:GLOBAL|function) <?(?P<name>[\w.]+)')
 
 
 def _history_buffer_method(owner: Any, name: str) -> Any:
     """Replaces ``getattr``, which pickle uses to store the methods of HistoryBuffer."""
-    if owner is not HistoryBuffer or name.startswith('_'):
+    if owner is not HistoryBuffer or name not in _STATISTICS:
         raise UnpicklingError(f'Unsupported global: GLOBAL builtins.getattr of {name}')
     return getattr(owner, name)
 
@@ -34,23 +42,12 @@ def safe_globals() -> list:
     Returns:
         A list for :class:`torch.serialization.safe_globals`.
     """
-    arrays = (np._core if hasattr(np, '_core') else np.core).multiarray
-    # NumPy 2 renamed the module of these functions; files have either name.
-    functions = [
-        (function, f'numpy.{package}.multiarray.{function.__name__}')
-        for function in (arrays._reconstruct, arrays.scalar)
-        for package in ('core', '_core')
-    ]
-    dtypes = {type(np.dtype(code)) for code in np.typecodes['All']}
     return [
         HistoryBuffer,
         (_history_buffer_method, '__builtin__.getattr'),
         (_history_buffer_method, 'builtins.getattr'),
         slice,
-        np.ndarray,
-        np.dtype,
-        *dtypes,
-        *functions,
+        *plain_arrays.safe_globals(),
     ]
 
 
@@ -71,13 +68,14 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
 
     Raises:
         CheckpointError: If the file does not exist, cannot be downloaded, is cut short, is not a
-            checkpoint or would execute code.
+            checkpoint, would execute code, or needs more memory than there is.
     """
     path, file = str(path), local_file(path)
+    _check_expansion(path, file)
     try:
         with torch.serialization.safe_globals(safe_globals()):
             return torch.load(file, map_location=map_location, weights_only=True)
-    except (torch.OutOfMemoryError, MemoryError):
+    except torch.OutOfMemoryError:  # of a GPU
         raise
     except PermissionError as error:
         raise CheckpointError(f'checkpoint {path} may not be read; correct its permissions') from error
@@ -96,7 +94,7 @@ def local_file(path: str | Path, remedy: str = 'check the path') -> Path:
         CheckpointError: If the file does not exist or cannot be downloaded.
     """
     file = _downloaded(str(path)) if is_url(str(path)) else Path(path).expanduser()
-    if not file.is_file():
+    if not osp.isfile(file):  # False also if no file can have such a name
         raise CheckpointError(f'checkpoint {path} does not exist; {remedy}')
     return file
 
@@ -116,6 +114,20 @@ def _downloaded(url: str) -> Path:
     return file
 
 
+def _check_expansion(path: str, file: Path) -> None:
+    """Reject a zip file whose records are far larger than itself: torch would decompress them."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            size = sum(record.file_size for record in archive.infolist())
+    except Exception:  # not a zip file, or a damaged one, of which torch says so
+        return
+    if size > max(_SMALL, _MOST_EXPANSION * file.stat().st_size):
+        raise CheckpointError(
+            f'checkpoint {path} of {file.stat().st_size} bytes would expand to {size} bytes, which weights'
+            ' never do; get it from another place'
+        )
+
+
 def _refused(path: str, file: Path, error: Exception) -> CheckpointError:
     unsafe = _UNSAFE_GLOBAL.search(str(error))
     if isinstance(error, UnpicklingError) and unsafe:
@@ -126,4 +138,10 @@ def _refused(path: str, file: Path, error: Exception) -> CheckpointError:
             " torch.save({'state_dict': model.state_dict()}, ...)"
         )
     remedy = f'delete {file} and start again' if is_url(path) else 'copy or download it again'
+    if isinstance(error, MemoryError) or 'allocate' in str(error):
+        size = file.stat().st_size
+        return CheckpointError(
+            f'checkpoint {path} of {size} bytes asks for more memory than there is; if that is more than'
+            f' its size, {remedy}'
+        )
     return CheckpointError(f'checkpoint {path} is cut short or not a torch checkpoint; {remedy}')

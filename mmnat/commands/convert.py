@@ -14,7 +14,7 @@ from mmnat.atomic_file import check_writable
 from mmnat.checkpoints.safety import forbid_unsafe_loading
 from mmnat.config_files import find_config
 from mmnat.convert.checkpoint import convert, write
-from mmnat.errors import UserError, report_user_errors
+from mmnat.errors import UserError, printable, report_user_errors
 from mmnat.output_files import check_kept
 
 
@@ -58,5 +58,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     forbid_unsafe_loading()
     converted = convert(args.src, args.config)
     write(converted.checkpoint, args.dst)
-    print(*converted.report, sep='\n')
+    print(*map(printable, converted.report), sep='\n')
     print(f'{args.dst}: {len(converted.checkpoint["state_dict"])} tensors')

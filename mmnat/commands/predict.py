@@ -22,13 +22,13 @@ from mmengine.registry import DATASETS, VISUALIZERS
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from mmengine.utils import scandir
 from mmengine.visualization import Visualizer
-from PIL import Image
 
 from mmnat.atomic_file import atomic_write
 from mmnat.checkpoints.safety import forbid_unsafe_loading
 from mmnat.config import framework, read_config, require_fields, test_pipeline
-from mmnat.errors import UserError, report_user_errors
+from mmnat.errors import UserError, printable, report_user_errors
 from mmnat.output_files import check_kept, output_paths
+from mmnat.preflight.image_headers import read_header
 from mmnat.preflight.images import check_image
 from mmnat.preflight.models import build_model
 from mmnat.preflight.weights import check_checkpoint
@@ -124,12 +124,11 @@ def check_thin_images(cfg: Config, images: Sequence[str]) -> None:
 
 
 def _size(path: str) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:  # reads the header only
-            return image.size
-    except OSError:  # a format that only OpenCV reads
-        height, width = mmcv.imread(path).shape[:2]
-        return width, height
+    header = read_header(path)
+    if header is not None:
+        return header.size
+    height, width = mmcv.imread(path).shape[:2]  # a format that only OpenCV reads
+    return width, height
 
 
 def check_device(device: str) -> None:
@@ -215,4 +214,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     predict = build_predictor(cfg, args)
     for image, output in zip(images, outputs, strict=True):
         save_image(predict(image), output)
-        print(output, flush=True)
+        print(printable(str(output)), flush=True)

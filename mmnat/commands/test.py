@@ -22,6 +22,7 @@ from mmnat.launch.runner import build_runner
 from mmnat.output_files import check_kept
 from mmnat.preflight.checks import check_testing
 from mmnat.preflight.models import build_model
+from mmnat.preflight.structure import check_structure
 from mmnat.preflight.tta import check_tta
 
 
@@ -141,6 +142,7 @@ def prepare(args: argparse.Namespace) -> tuple[Config, ImageFiles | None]:
     """
     cfg = load_config(args)
     require_fields(cfg, 'model', 'test_dataloader', 'test_cfg', 'test_evaluator')
+    check_structure(cfg)
     check_dump(osp.join(cfg.work_dir, osp.basename(cfg.filename)), f'work_dir {cfg.work_dir}')
     apply_options(cfg, args)
     configure_distribution(cfg)

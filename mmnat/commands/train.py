@@ -23,6 +23,7 @@ from mmnat.launch.runner import build_runner
 from mmnat.launch.seeded_model import SeededModel
 from mmnat.launch.work_dir_lock import work_dir_of_its_own
 from mmnat.preflight.checks import check_training
+from mmnat.preflight.structure import check_structure
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -72,6 +73,7 @@ def prepare(args: argparse.Namespace) -> tuple[Config, SeededModel]:
     """
     cfg = load_config(args)
     require_fields(cfg, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
+    check_structure(cfg)
     check_dump(osp.join(cfg.work_dir, osp.basename(cfg.filename)), f'work_dir {cfg.work_dir}')
     apply_options(cfg, args)
     configure_distribution(cfg)

@@ -15,7 +15,10 @@ KINDS = {
     'Mask R-CNN': 'roi_head.mask_head.',
     'UPerNet': 'decode_head.psp_modules.',
 }
-_BLOCK = re.compile(r'(?P<levels>levels|layers)\.(?P<level>\d+)\.blocks\.(?P<block>\d+)\.(?P<name>.+)')
+# Of no more digits than a model could have.
+_BLOCK = re.compile(
+    r'(?P<levels>levels|layers)\.(?P<level>\d{1,3})\.blocks\.(?P<block>\d{1,4})\.(?P<name>.+)'
+)
 
 
 def has_blocks(weights: Mapping[str, Tensor], prefix: str) -> bool:
@@ -41,21 +44,27 @@ def backbone_settings(weights: Mapping[str, Tensor], prefix: str, path: str) -> 
     Returns:
         ``type`` and the arguments.
     """
-    depths: dict[int, int] = {}
+    blocks: dict[int, set[int]] = {}
     samples: dict[int, dict[str, Tensor]] = {}
     for match, weight in _blocks(weights, prefix):
         level = int(match['level'])
-        depths[level] = max(depths.get(level, 0), int(match['block']) + 1)
+        blocks.setdefault(level, set()).add(int(match['block']))
         samples.setdefault(level, {}).setdefault(match['name'], weight)
         family = match['levels']
-    for level in range(max(depths) + 1):
+    for level in range(max(blocks) + 1):
         _check_sample(samples.get(level, {}), f'{prefix}{family}.{level}', path)
+        if len(blocks[level]) <= max(blocks[level]):
+            raise UserError(
+                f'checkpoint {path} has {prefix}{family}.{level}.blocks.{max(blocks[level])}, but only'
+                f' {len(blocks[level])} blocks there',
+                'copy or download it again',
+            )
     ordered = [samples[level] for level in sorted(samples)]
     hidden, embed_dim = ordered[0]['mlp.fc1.weight'].shape
     settings = dict(
         type='NAT' if family == 'levels' else 'DiNAT_s',
         embed_dim=embed_dim,
-        depths=[depths[level] for level in sorted(depths)],
+        depths=[len(blocks[level]) for level in sorted(blocks)],
         num_heads=[len(sample['attn.rpb']) for sample in ordered],
         mlp_ratio=hidden / embed_dim,
         kernel_size=(ordered[0]['attn.rpb'].shape[-1] + 1) // 2,

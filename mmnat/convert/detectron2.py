@@ -102,7 +102,7 @@ def _rules(head: str) -> list[Rule]:
         (_PREDICTOR + r'class_embed\.(.+)', rf'{head}.cls_embed.\1'),
         # mmdet has a Sequential, whose numbers include the activations between the layers.
         (
-            _PREDICTOR + r'mask_embed\.layers\.(\d+)\.(.+)',
+            _PREDICTOR + r'mask_embed\.layers\.(\d{1,4})\.(.+)',
             lambda match: f'{head}.mask_embed.{2 * int(match[1])}.{match[2]}',
         ),
         (_PREDICTOR + r'((?:query_feat|query_embed|level_embed)\..+)', rf'{head}.\1'),

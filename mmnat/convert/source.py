@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from mmnat.checkpoints.contents import check_meta
 from mmnat.checkpoints.reading import local_file, read_checkpoint
 from mmnat.errors import CheckpointError, UserError
 from mmnat.models.pretrained import STATE_DICTS, state_dict_of
@@ -48,6 +49,7 @@ def read_source(path: str) -> Source:
         return Source(_read_safetensors(file, path), {}, [])
     checkpoint = _read_pickle(file, path)
     weights = state_dict_of(checkpoint, path)
+    check_meta(checkpoint, path)
     entries = {name: value for name, value in checkpoint.items() if isinstance(value, Mapping)}
     under = next((name for name in STATE_DICTS if name in entries), None)
     left_out = [] if under is None else [str(name) for name in checkpoint if name not in (under, 'meta')]

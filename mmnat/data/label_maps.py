@@ -111,9 +111,9 @@ def _draw(
         if has_flat_polygon(segmentation):
             flat.append(name)
         area = annotation.get('area')
-        if not isinstance(area, (int, float)):  # only mmdet needs it
-            area = coco_mask.area(mask)
-        masks.append((float(area), labels[annotation['category_id']], mask))
+        if not isinstance(area, (int, float)) or area != area:  # only mmdet needs it
+            area = float(coco_mask.area(mask))
+        masks.append((area, labels[annotation['category_id']], mask))
     label_map = np.zeros(size, np.uint8)
     for _, label, mask in sorted(masks, key=lambda item: item[0], reverse=True):
         label_map[coco_mask.decode(mask).astype(bool)] = label

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from mmnat.checkpoints.contents import plain_weights
 from mmnat.checkpoints.difference import compare
 from mmnat.checkpoints.reading import WITHOUT_WEIGHTS, local_file, read_checkpoint
 from mmnat.errors import CheckpointError
@@ -112,19 +113,18 @@ def state_dict_of(checkpoint: object, path: str) -> dict[str, Tensor]:
         if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(name), Mapping):
             checkpoint = checkpoint[name]
     entries = checkpoint.items() if isinstance(checkpoint, Mapping) else ()
-    weights = {
-        name.removeprefix('module.'): torch.as_tensor(value)
-        for name, value in entries
-        if isinstance(name, str) and _is_weight(value)
-    }
+    # Detectron2 saves arrays as well.
+    as_tensors = ((name, _as_tensor(value)) for name, value in entries if isinstance(name, str))
+    weights = dict(plain_weights(as_tensors, path))
     if not weights:
         raise CheckpointError(f'checkpoint {path} holds no state dict; give a file of weights')
     return weights
 
 
-def _is_weight(value: object) -> bool:
-    # Detectron2 saves arrays as well.
-    return isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in 'biuf')
+def _as_tensor(value: object) -> object:
+    if isinstance(value, np.ndarray) and value.dtype.kind in 'biuf' and value.dtype.isnative:
+        return torch.as_tensor(value)
+    return value
 
 
 def resize_rpb(rpb: Tensor, shape: torch.Size, name: str = 'rpb', path: str = '') -> Tensor:

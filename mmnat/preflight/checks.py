@@ -12,6 +12,7 @@ from .models import check_num_classes
 from .objects import Split, check_training_objects
 from .optimizer import build_optimizer
 from .registries import check_runtime_types
+from .structure import check_structure
 from .visualizer import check_vis_backends
 from .weights import check_checkpoint, check_load_from, check_pretrained, check_resume
 from .work_dir import check_work_dir
@@ -28,6 +29,7 @@ def check_training(cfg: Config, model: nn.Module) -> None:
         UserError: If something the user can correct is wrong.
         CheckpointError: If a checkpoint cannot be used.
     """
+    check_structure(cfg)
     check_work_dir(cfg, model)
     loaders = ('train_dataloader', 'val_dataloader')
     check_runtime_types(cfg, train=True)
@@ -57,6 +59,7 @@ def check_testing(cfg: Config, model: nn.Module) -> None:
         UserError: If something the user can correct is wrong.
         CheckpointError: If the checkpoint cannot be used.
     """
+    check_structure(cfg)
     check_work_dir(cfg)
     check_runtime_types(cfg, train=False)
     check_vis_backends(cfg)

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os.path as osp
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pycocotools.coco
 
-from mmnat.errors import UserError, abbreviate, warn
+from mmnat.errors import UserError, abbreviate, brief, warn
 
 _FIELDS = {
     'images': ('id', 'file_name', 'height', 'width'),
@@ -21,6 +22,7 @@ _REMEDIES = {
     'annotations.area': "give each annotation its area in pixels, at most bbox's width times height",
 }
 _LARGEST = 1e9  # no image has so many pixels in a row, and NaN is not below it
+_MOST_PIXELS = 2**30  # OpenCV's limit of an image
 # Boxes may reach beyond their image by this part of its size before they seem wrong ...
 _BEYOND = 0.1
 # ... and this part of them may.
@@ -41,10 +43,13 @@ def load_coco(path: str, annotated: bool = True, unneeded: Sequence[str] = ()) -
     Raises:
         UserError: If it cannot be read or is not in COCO format.
     """
+    check_regular(path, 'annotation file')
     try:
         with open(path, encoding='utf-8-sig') as file:
             coco = json.load(file)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise _not_coco(path, 'its lists or objects are nested too deep') from error
+    except ValueError as error:  # also of UTF-8, and of a number of thousands of digits
         raise UserError(
             f'annotation file {path} is not JSON or cut short: {error}', 'restore the file'
         ) from error
@@ -59,10 +64,20 @@ def load_coco(path: str, annotated: bool = True, unneeded: Sequence[str] = ()) -
     for section, fields in _FIELDS.items():
         needed = [name for name in fields if f'{section}.{name}' not in unneeded]
         _check_section(path, section, coco.get(section), needed)
+    for index, image in enumerate(coco['images']):
+        if image['width'] * image['height'] > _MOST_PIXELS:
+            size = f'{image["width"]:.0f}x{image["height"]:.0f}'
+            raise _not_coco(path, f'images[{index}] is of {size} pixels, more than OpenCV reads')
     _check_references(path, coco)
     for section in ('images', 'categories'):
         check_ids(path, coco, section)
     return coco
+
+
+def check_regular(path: str, what: str) -> None:
+    """Raise :class:`UserError` for a folder, a device or a pipe, from which reading may not end."""
+    if osp.exists(path) and not osp.isfile(path):
+        raise UserError(f'{what} {path} is not a file', 'name a file')
 
 
 def let_pycocotools_read_utf8() -> None:
@@ -74,12 +89,18 @@ def let_pycocotools_read_utf8() -> None:
 
 
 def check_ids(path: str, coco: dict, section: str) -> None:
-    """Raise :class:`UserError` if ids repeat in a section: the last entry would replace the others."""
+    """Raise :class:`UserError` if ids repeat in a section: the last entry would replace the others.
+
+    Ids that are in part numbers, in part strings have no order, which pycocotools needs.
+    """
+    if len({type(entry['id']) for entry in coco[section]}) > 1:
+        raise _not_coco(path, f'ids of {section} are in part numbers, in part strings')
     counts = Counter(entry['id'] for entry in coco[section])
     repeated = [key for key, count in counts.items() if count > 1]
     if repeated:
+        shown = abbreviate([brief(key) for key in repeated], 3)
         raise UserError(
-            f'annotation file {path}: {len(repeated)} ids of {section} repeat ({abbreviate(repeated, 3)})',
+            f'annotation file {path}: {len(repeated)} ids of {section} repeat ({shown})',
             f'number the {section} anew, each with an id of its own, as after merging files',
         )
 
@@ -165,7 +186,9 @@ def _check_section(path: str, section: str, entries: Any, fields: Sequence[str])
             raise _not_coco(path, f'{section}[{index}] lacks {", ".join(missing)}', remedy)
         for name in fields:
             if not _has_type(name, entry[name]):
-                raise _not_coco(path, f'{section}[{index}].{name} is {entry[name]!r}')
+                raise _not_coco(path, f'{section}[{index}].{name} is {brief(entry[name])}')
+        if entry.get('iscrowd') not in (None, 0, 1):
+            raise _not_coco(path, f'{section}[{index}].iscrowd is {brief(entry["iscrowd"])}, not 0 or 1')
 
 
 def _has_type(name: str, value: Any) -> bool:
@@ -190,7 +213,7 @@ def _check_references(path: str, coco: dict) -> None:
         known = {entry['id'] for entry in coco[section]}
         for index, annotation in enumerate(coco['annotations']):
             if annotation[key] not in known:
-                problem = f'annotations[{index}].{key} = {annotation[key]!r} is not in {section!r}'
+                problem = f'annotations[{index}].{key} = {brief(annotation[key])} is not in {section!r}'
                 raise _not_coco(path, problem)
 
 

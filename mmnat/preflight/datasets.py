@@ -12,8 +12,9 @@ from mmengine.registry import DATASETS, TRANSFORMS
 from mmnat.config import framework
 from mmnat.errors import UserError
 
+from .coco import check_regular
 from .objects import Split, read_split
-from .registries import build_registered, check_type
+from .registries import build_registered, check_type, reason
 from .segmentation import check_segmentation_dataset
 
 # Where to get the data sets of the published models, by their type in configs.
@@ -105,10 +106,11 @@ def _build(field: str, leaf: Any) -> ConfigDataset | None:
         dataset = build_registered(DATASETS, lazy, field)
     except ImportError as error:  # a package that only some transforms need, such as panopticapi
         raise UserError(f'{field} ({leaf.type}): {str(error).rstrip(".")}', 'install it') from error
-    except (AssertionError, ValueError) as error:
-        # The data sets of the frameworks reject paths and class names by these.
-        reason = str(error) or 'it rejects its paths or classes'
-        raise UserError(f'{field} ({leaf.type}): {reason}', 'correct its paths and metainfo') from error
+    except UserError:
+        raise
+    except Exception as error:  # by which the data sets and transforms of the frameworks reject arguments
+        why = reason(error) if str(error) else 'it rejects its paths or classes'
+        raise UserError(f'{field} ({leaf.type}): {why}', 'correct its paths and metainfo') from error
     return ConfigDataset(field, dataset, local) if isinstance(dataset, BaseDataset) else None
 
 
@@ -133,6 +135,8 @@ def _check_files(cfg: Config, config_dataset: ConfigDataset) -> None:
             f'{field}.ann_file: {dataset.ann_file} does not exist',
             'correct ann_file or data_root',
         )
+    if dataset.ann_file and not osp.isdir(dataset.ann_file):
+        check_regular(dataset.ann_file, f'{field}.ann_file:')
     for key, folder in dataset.data_prefix.items():
         if folder and not osp.isdir(folder):
             raise UserError(

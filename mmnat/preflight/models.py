@@ -9,7 +9,7 @@ from torch import nn
 from mmnat.errors import UserError, abbreviate
 
 from .datasets import ConfigDataset
-from .registries import build_registered
+from .registries import build_registered, reason
 
 # Heads that predict one of the classes of the data set. Other heads, such as the region proposal network,
 # have their own number of classes.
@@ -23,9 +23,12 @@ def build_model(cfg: Config) -> nn.Module:
         model = {'data_preprocessor': cfg.data_preprocessor, **model}
     try:
         return build_registered(MODELS, model, 'model')
-    except (TypeError, ValueError) as error:
-        # Constructors reject unknown arguments and values by these.
-        raise UserError(f'the model of the config cannot be built: {error}', 'correct it') from error
+    except (ImportError, UserError):
+        raise
+    except Exception as error:  # by which constructors reject arguments and values
+        raise UserError(
+            f'the model of the config cannot be built: {reason(error)}', 'correct it'
+        ) from error
 
 
 def check_num_classes(model: nn.Module, datasets: Iterable[ConfigDataset]) -> None:

@@ -79,6 +79,9 @@ def read_split(dataset: BaseDataset, field: str) -> Split | None:
     path = dataset.ann_file
     if not path:
         raise UserError(f'{field}.ann_file is empty', 'set it to a COCO annotation file')
+    if 'img' not in dataset.data_prefix:
+        keys = ', '.join(map(str, dataset.data_prefix)) or 'nothing'
+        raise UserError(f'{field}.data_prefix has {keys}, not img', 'name the folder of the images img')
     let_pycocotools_read_utf8()
     coco = load_coco(path, annotated=False)  # lists of images to predict have no annotations
     check_classes(path, coco, dataset.metainfo.get('classes'), field)

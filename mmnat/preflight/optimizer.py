@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper, OptimWrapperDict, build_optim_wrapper
 from mmengine.runner import Runner
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmnat.errors import UserError, abbreviate, warn
@@ -48,9 +48,9 @@ def build_optimizer(cfg: Config, model: nn.Module) -> Wrapper | None:
     try:
         with quiet():
             return build_optim_wrapper(model, wrapper)
-    except (AssertionError, ImportError, KeyError, NotImplementedError, TypeError, ValueError) as error:
-        reason = (str(error).strip('"').splitlines() or [type(error).__name__])[0]
-        raise UserError(f'optim_wrapper cannot be built: {reason}', 'correct it') from error
+    except Exception as error:  # by which constructors reject arguments and values
+        why = (str(error).strip('"').splitlines() or [type(error).__name__])[0]
+        raise UserError(f'optim_wrapper cannot be built: {why}', 'correct it') from error
 
 
 def check_optimizer_state(path: str, saved: dict[str, Any], wrapper: Wrapper, cfg: Config) -> None:
@@ -65,11 +65,15 @@ def check_optimizer_state(path: str, saved: dict[str, Any], wrapper: Wrapper, cf
     Raises:
         UserError: If the state is of another optimizer, or of other groups of parameters.
     """
+    if not isinstance(saved, dict):
+        raise _damaged(path)
     if isinstance(wrapper, OptimWrapperDict):
         for name, part in wrapper.items():
             check_optimizer_state(path, saved.get(name, {}), part, cfg)
         return
     optimizer, groups = wrapper.optimizer, saved.get('param_groups', [])
+    if not isinstance(groups, list) or not all(_is_group(group) for group in groups):
+        raise _damaged(path)
     remedy = f'start from the weights with --cfg-options load_from={path} instead of --resume'
     if [len(group['params']) for group in groups] != [len(g['params']) for g in optimizer.param_groups]:
         raise UserError(
@@ -92,6 +96,22 @@ def check_optimizer_state(path: str, saved: dict[str, Any], wrapper: Wrapper, cf
             f'--resume keeps the settings of the optimizer in the checkpoint: {abbreviate(changed, 3)}; to'
             f' change them, {remedy}'
         )
+
+
+def _is_group(group: Any) -> bool:
+    """Whether a group of parameters has what torch reads of it."""
+    params = group.get('params') if isinstance(group, dict) else None
+    if not isinstance(params, list) or not all(isinstance(number, int) for number in params):
+        return False
+    settings = (group[name] for name in _SETTINGS if name in group)
+    return all(isinstance(value, (int, float, Tensor, list, tuple)) for value in settings)
+
+
+def _damaged(path: str) -> UserError:
+    return UserError(
+        f'the training state in checkpoint {path} is damaged: its optimizer has no groups of parameters',
+        f'copy the file again, or start from the weights with --cfg-options load_from={path}',
+    )
 
 
 def _changed_settings(saved: list[dict], optimizer: Optimizer, cfg: Config) -> list[str]:

@@ -1,6 +1,8 @@
 """Types in a config, looked up in the registries."""
 
 import difflib
+import os.path as osp
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -32,9 +34,18 @@ def build_registered(registry: Registry, cfg: dict, field: str) -> Any:
         # Some types belong to no registry, for example that of an NMS. The error names the one that failed.
         named = {word.strip('\'"') for word in str(error).split()}
         for path, part in walk(cfg, field):
-            if part.get('type') in named:
+            if isinstance(part.get('type'), str) and part['type'] in named:
                 raise _not_buildable(f'{path}.type', part['type']) from error
         raise
+
+
+def reason(error: Exception) -> str:
+    """Say in a line why a constructor failed, and where if it did not mean to."""
+    text = ' '.join(str(error).split())
+    if isinstance(error, (AssertionError, TypeError, ValueError)) and text:
+        return text
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f'{type(error).__name__} in {osp.basename(place.filename)}, line {place.lineno}: {text}'
 
 
 def check_type(value: Any, field: str, *kinds: Registry) -> None:
@@ -98,7 +109,7 @@ def _part(cfg: Config, field: str) -> Any:
 def registered(registry: Registry, name: str) -> Any:
     """Look a name up in a registry and those of the framework; None if it is in none of them."""
     with registry.switch_scope_and_registry(None) as scoped:
-        return scoped.get(name)
+        return scoped.get(name) if name else None  # mmengine fails on an empty name
 
 
 def _not_buildable(field: str, name: str) -> UserError:

@@ -33,7 +33,13 @@ def check_segmentation_dataset(dataset: BaseDataset, field: str) -> None:
         raise UserError(
             f'{field}.data_prefix has {keys}, not img_path', 'name the folders img_path and seg_map_path'
         )
-    samples = dataset.load_data_list()
+    try:
+        samples = dataset.load_data_list()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f'{field}.ann_file: {dataset.ann_file} is no text in UTF-8',
+            'list the images in it, a name a line',
+        ) from error
     if lists_files:
         check_file_list(dataset, samples, field)
     samples = _selected(samples, dataset._indices, field)

@@ -36,7 +36,7 @@ def check_vis_backends(cfg: Config) -> None:
     visualizer = cfg.get('visualizer')
     backends = (visualizer.get('vis_backends') if isinstance(visualizer, dict) else None) or []
     backends = [backends] if isinstance(backends, dict) else backends
-    kinds = [(part, _class(part.get('type'))) for part in backends if isinstance(part, dict)]
+    kinds = [(part, _class(part.get('type'))) for part in backends if part.get('type')]
     for _, kind in kinds:
         for package in _packages(kind):
             if importlib.util.find_spec(package) is None:

@@ -1,6 +1,5 @@
 """Checks that the checkpoints of a run fit its model."""
 
-from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from mmnat.checkpoints.contents import check_meta, check_progress, plain_weights, versions
 from mmnat.checkpoints.difference import load
 from mmnat.checkpoints.latest import latest_checkpoint, other_checkpoints
 from mmnat.checkpoints.reading import is_url, read_checkpoint
@@ -58,6 +58,7 @@ def check_resume(cfg: Config, model: nn.Module, optimizer: Wrapper | None) -> No
             f'checkpoint {path} holds weights but no training state ({", ".join(lacks)})',
             f'start from its weights with --cfg-options load_from={path} instead of --resume',
         )
+    check_progress(checkpoint, path)
     if optimizer is not None:
         check_optimizer_state(path, checkpoint['optimizer'], optimizer, cfg)
 
@@ -93,7 +94,7 @@ def check_pretrained(model: nn.Module) -> None:
         entries = getattr(module, 'init_cfg', None) or []
         for entry in [entries] if isinstance(entries, dict) else entries:
             ours = isinstance(module, NeighborhoodBackbone)
-            if entry['type'] == 'Pretrained' and (ours or not is_url(entry['checkpoint'])):
+            if entry.get('type') == 'Pretrained' and (ours or not is_url(entry['checkpoint'])):
                 module.init_weights()
 
 
@@ -139,17 +140,14 @@ def _without_counters(names: Iterable[str]) -> list[str]:
 def _state_dict(path: str) -> dict[str, torch.Tensor]:
     checkpoint = read_checkpoint(path)
     if isinstance(checkpoint, dict) and isinstance(checkpoint.get('state_dict'), dict):
+        check_meta(checkpoint, path)
         checkpoint = checkpoint['state_dict']
     if not isinstance(checkpoint, dict) or not any(map(torch.is_tensor, checkpoint.values())):
         raise UserError(
             f'checkpoint {path} holds no state_dict',
             'give a checkpoint that `mmnat train` or model.state_dict() wrote',
         )
-    weights = OrderedDict(
-        (name.removeprefix('module.'), value)
-        for name, value in checkpoint.items()
-        if torch.is_tensor(value)
-    )
-    # From the versions in it, modules see whether they have to rename keys.
-    weights._metadata = getattr(checkpoint, '_metadata', None)  # type: ignore[attr-defined]
+    weights = plain_weights(checkpoint.items(), path)
+    # From them, modules see whether they have to rename keys.
+    weights._metadata = versions(checkpoint, path)  # type: ignore[attr-defined]
     return weights

@@ -156,16 +156,16 @@ def test_sizes_that_are_no_number_of_pixels(make, name, value):
         ('mask.png', "has the mask 'mask.png'"),
         ([4, 4, 12, 4, 12, 12], 'has a mask that is no list of polygons'),
         ([[4, 4, 12, 4, 12, 12, 4]], 'has a polygon of 7 numbers, an odd count'),
-        ([[4, 4, 12, 4, None, 12]], 'has a polygon with something else than numbers'),
-        ([[4, 4, 12, 4, float('inf'), 12]], 'has a polygon with something else than numbers'),
+        ([[4, 4, 12, 4, None, 12]], 'has values that are not numbers'),
+        ([[4, 4, 12, 4, float('inf'), 12]], 'has values that are not numbers'),
         (
             dict(size=[40, 30], counts=[1200]),
             'has a mask of [height, width] = [40, 30], but its image has [30, 40]',
         ),
-        (dict(size=[30, 40], counts=[1199]), 'has a mask whose runs do not add up to the 1200 pixels'),
-        (dict(size=[30, 40], counts=[1201, -1]), 'has a mask whose runs do not add up'),
+        (dict(size=[30, 40], counts=[1199]), 'has counts of 1199 pixels for an image of 1200'),
+        (dict(size=[30, 40], counts=[1201, -1]), 'has counts that are not numbers of pixels'),
         (dict(size=[30, 40], counts=None), 'has a mask with counts = None'),
-        (dict(size=[30, 40], counts='abc'), 'has a mask that cannot be decoded'),
+        (dict(size=[30, 40], counts='abc'), 'has counts that are no run-length encoding'),
     ],
 )
 def test_masks_that_are_none(make, tmp_path, segmentation, problem):

@@ -190,7 +190,7 @@ def with_code(statement):
         (np.load, '/etc/passwd', None, True),
         (importlib.import_module, 'antigravity'),
     ],
-    ids=str,
+    ids=lambda call: call[0].__name__,
 )
 def test_code(check, readers, statement):
     content = with_code(statement)
@@ -219,7 +219,7 @@ def pointers():
     yield Call(np.ndarray, (10**12,))
 
 
-@pytest.mark.parametrize('hostile', pointers(), ids=['array', 'scalar', 'call', *['object'] * 3, 'huge'])
+@pytest.mark.parametrize('hostile', list(pointers()), ids=['array', 'scalar', 'call', *['object'] * 3, 'huge'])
 def test_arrays_of_pointers(tmp_path, hostile):
     torch.save({'state_dict': {'a': torch.zeros(1)}, 'meta': hostile}, tmp_path / 'a.pth')
     with pytest.raises(CheckpointError):

@@ -24,12 +24,32 @@ def end_with_parent(parent: int | None = None) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _obey_only(parent: int) -> None:
+    """Make this process ignore SIGTERM from all but its parent; do nothing on systems that do not say whose.
+
+    Schedulers send it to all processes of a training. The training still needs its data workers until it
+    has saved a checkpoint.
+    """
+    if not hasattr(signal, 'sigwaitinfo'):
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+    def obey() -> None:
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+            pass
+        os._exit(0)  # other codes look like a fault to the data loader
+
+    threading.Thread(target=obey, daemon=True).start()
+
+
 def end_together() -> None:
     """Make this process end with torchrun, if torchrun started it, and data workers end with this process.
 
     A data worker notices itself that its parent is gone, but only between two batches, and not while it
     waits for a lock. The system watches the thread that forks, so only workers of the main thread end
     this way.
+
+    Data workers and other forked processes obey SIGTERM from this process only.
     """
     if 'TORCHELASTIC_RUN_ID' in os.environ:
         end_with_parent()
@@ -42,8 +62,6 @@ def end_together() -> None:
     def after_fork() -> None:
         if parent is not None:
             end_with_parent(parent)
-            # Schedulers send it to all processes. The training still needs its workers until it has saved
-            # a checkpoint, and they end with it.
-            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+            _obey_only(parent)
 
     os.register_at_fork(before=before_fork, after_in_child=after_fork)

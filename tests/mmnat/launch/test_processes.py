@@ -88,8 +88,10 @@ def run_until(tmp_path):
             process = subprocess.Popen(
                 command, env=environment, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
             )
+        deadline = time.monotonic() + 120
         while not is_ready((tmp_path / 'log').read_text(), processes()):
             assert process.poll() is None, (tmp_path / 'log').read_text()[-3000:]
+            assert time.monotonic() < deadline, (tmp_path / 'log').read_text()[-3000:]
             time.sleep(0.1)
         return process
 
@@ -158,3 +160,26 @@ def test_trainings_end_with_what_started_them(run_until, config, tmp_path, numbe
         process.send_signal(number)
         process.wait(40)
         assert ends_within(run_until.processes, 10), run_until.processes()
+
+
+@pytest.mark.skipif(not hasattr(signal, 'sigwaitinfo'), reason='this system does not say who sent a signal')
+def test_forked_processes_obey_sigterm_from_their_parent_only():
+    """Data workers outlive the SIGTERM of a scheduler; a pool, and workers that are left at exit, do end."""
+    program = """if True:
+        import multiprocessing, subprocess, time
+        from mmnat.launch.processes import end_together
+        end_together()
+        context = multiprocessing.get_context('fork')
+        worker = context.Process(target=time.sleep, args=(600,), daemon=True)
+        worker.start()
+        time.sleep(0.3)
+        subprocess.run(['sh', '-c', f'kill -TERM {worker.pid}'], check=True)
+        worker.join(0.5)
+        print('alive:', worker.is_alive(), flush=True)
+        with context.Pool(2) as pool:
+            print(pool.map(abs, [-1, 2]), flush=True)
+        print('the pool has ended', flush=True)
+    """
+    run = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, timeout=30)
+    assert run.stdout.splitlines() == ['alive: True', '[1, 2]', 'the pool has ended'], run.stderr
+    assert run.returncode == 0 and not run.stderr

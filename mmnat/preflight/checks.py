@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from mmengine.config import Config
 from torch import nn
 
-from .datasets import ConfigDataset, check_datasets
+from .datasets import ConfigDataset, check_datasets, check_overlap
 from .evaluators import check_evaluators, check_monitored
 from .loaders import check_loaders
-from .models import check_num_classes
+from .models import check_agreement, check_ignored, check_num_classes
 from .objects import Split, check_training_objects
 from .optimizer import build_optimizer
 from .registries import check_runtime_types
@@ -35,6 +35,9 @@ def check_training(cfg: Config, model: nn.Module) -> None:
     check_loaders(cfg, loaders)
     datasets = check_datasets(cfg, loaders)
     check_num_classes(model, datasets)
+    check_agreement(model, datasets)
+    check_ignored(model, [dataset for dataset in datasets if dataset.field.startswith('train_')])
+    check_overlap(datasets)
     check_training_objects(_splits(datasets, 'train'), 'train_dataloader', model)
     check_evaluators(cfg, 'val', _splits(datasets, 'val'), model)
     check_monitored(cfg)

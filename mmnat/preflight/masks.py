@@ -1,11 +1,12 @@
 """Segmentations of annotations in COCO format, as mmdet and pycocotools read them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmcv.transforms import BaseTransform
 from mmengine.dataset import BaseDataset
+from pycocotools import mask as coco_mask
 
 REMEDY = 'write a list of polygons [[x1, y1, x2, y2, x3, y3, ...], ...] or a run-length encoding'
 
@@ -45,8 +46,11 @@ def find_fault(segmentation: Any, size: Sequence[float]) -> str | None:
     counts = segmentation['counts']
     if isinstance(counts, list) and not _are_finite(counts):
         return 'has counts that are not numbers'
-    if isinstance(counts, list) and sum(counts) != size[0] * size[1]:
-        return f'has counts of {sum(counts)} pixels for an image of {size[0] * size[1]:.0f}'
+    lengths = counts if isinstance(counts, list) else _decompress(counts)
+    if lengths is None or min(lengths, default=0) < 0:
+        return 'has counts that are no run lengths'
+    if sum(lengths) != size[0] * size[1]:
+        return f'has counts of {sum(lengths)} pixels for an image of {size[0] * size[1]:.0f}'
     return None
 
 
@@ -74,18 +78,50 @@ def is_learned(segmentation: Any, poly2mask: bool) -> bool:
 
 
 def misses_box(segmentation: Any, bbox: Sequence[float]) -> bool:
-    """Tell whether no polygon of a segmentation reaches into the box of the object."""
-    if not isinstance(segmentation, list):
-        return False
+    """Tell whether nothing of a segmentation that is learned reaches into the box of the object."""
     left, top, width, height = bbox
     return not any(
-        max(polygon[::2]) >= left
-        and min(polygon[::2]) <= left + width
-        and max(polygon[1::2]) >= top
-        and min(polygon[1::2]) <= top + height
-        for polygon in segmentation
-        if len(polygon) >= 2
+        x2 >= left and x1 <= left + width and y2 >= top and y1 <= top + height
+        for x1, y1, x2, y2 in _extents(segmentation)
     )
+
+
+def _extents(segmentation: Any) -> Iterator[tuple[float, float, float, float]]:
+    """The corners of what each polygon, or the run-length encoding, covers."""
+    if isinstance(segmentation, list):
+        for polygon in segmentation:
+            if len(polygon) >= 2:
+                xs, ys = polygon[::2], polygon[1::2]
+                yield min(xs), min(ys), max(xs), max(ys)
+        return
+    encoded = segmentation
+    if isinstance(encoded['counts'], list):
+        encoded = coco_mask.frPyObjects(encoded, *encoded['size'])
+    x, y, width, height = coco_mask.toBbox(encoded)
+    if width and height:
+        yield x, y, x + width, y + height
+
+
+def _decompress(counts: str) -> list[int] | None:
+    """The run lengths in a compressed encoding; None if it is none.
+
+    pycocotools has no function that returns them, and finds a fault only by decoding every pixel.
+    """
+    lengths: list[int] = []
+    value = shift = 0
+    for character in counts:
+        code = ord(character) - 48
+        if not 0 <= code < 64:
+            return None
+        value |= (code & 0x1F) << shift
+        shift += 5
+        if code & 0x20:  # more of this number follows
+            continue
+        if code & 0x10:
+            value -= 1 << shift
+        lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
+        value = shift = 0
+    return None if shift else lengths
 
 
 def _is_encoded(segmentation: dict) -> bool:

@@ -40,6 +40,7 @@ class Split:
         ann_file: Its annotation file.
         classes: The names of its classes.
         images: File names of its images, by id.
+        paths: The paths of its images.
         annotated: How many annotations of its classes there are, in these images.
         objects: How many objects there are to learn or to find, by name of the class.
         dropped: How many annotations are not among them, by reason.
@@ -51,6 +52,7 @@ class Split:
     ann_file: str
     classes: Sequence[str]
     images: dict[int | str, str]
+    paths: Sequence[str]
     annotated: int
     objects: Counter[str]
     dropped: Counter[str]
@@ -79,6 +81,9 @@ def read_split(dataset: BaseDataset, field: str) -> Split | None:
     path = dataset.ann_file
     if not path:
         raise UserError(f'{field}.ann_file is empty', 'set it to a COCO annotation file')
+    if 'img' not in dataset.data_prefix:
+        keys = ', '.join(dataset.data_prefix) or 'nothing'
+        raise UserError(f'{field}.data_prefix has {keys}, not img', "name the folder: dict(img='...')")
     let_pycocotools_read_utf8()
     coco = load_coco(path, annotated=False)  # lists of images to predict have no annotations
     check_classes(path, coco, dataset.metainfo.get('classes'), field)
@@ -290,6 +295,7 @@ def _describe(dataset: BaseDataset, coco: dict, samples: Sequence[dict], field: 
         ann_file=dataset.ann_file,
         classes=classes,
         images=chosen,
+        paths=[sample['img_path'] for sample in samples],
         annotated=len(annotations),
         objects=objects,
         dropped=dropped,
@@ -304,11 +310,12 @@ def _check_places(annotations: Sequence[dict], path: str, field: str) -> None:
     misplaced = [a['id'] for a in annotations if misses_box(a['segmentation'], a['bbox'])]
     if len(misplaced) > _MANY * len(annotations):
         problem = (
-            f'{field}: the polygons of {len(misplaced)} of {len(annotations)} annotations that were looked '
+            f'{field}: the masks of {len(misplaced)} of {len(annotations)} annotations that were looked '
             f'at in {path} lie outside their boxes (ids {abbreviate(misplaced, 3)})'
         )
         remedy = (
-            'write segmentation as x1, y1, x2, y2, ... in pixels, and bbox as left, top, width and height'
+            'write segmentation as x1, y1, x2, y2, ... in pixels or as run lengths by columns, and bbox as'
+            ' left, top, width and height'
         )
         if len(misplaced) == len(annotations):
             raise UserError(problem, remedy)

@@ -3,7 +3,7 @@
 import dataclasses
 import filecmp
 import os.path as osp
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
@@ -87,6 +87,39 @@ def check_datasets(cfg: Config, dataloaders: Sequence[str]) -> list[ConfigDatase
             if dataset.local:
                 _check_files(cfg, dataset)
     return datasets
+
+
+def check_drop_last(cfg: Config, datasets: Sequence[ConfigDataset]) -> None:
+    """Check that a training that drops incomplete batches has a complete one.
+
+    Args:
+        cfg: The config.
+        datasets: Its data sets.
+
+    Raises:
+        UserError: If all images are fewer than a batch.
+    """
+    loader = cfg.train_dataloader
+    sampler = str((loader.get('sampler') or {}).get('type'))
+    counts = {part.field: len(part.images) for part in datasets}
+    total = _length(loader.dataset, 'train_dataloader.dataset', counts)
+    size = loader.get('batch_size', 1)
+    if loader.get('drop_last') and total and total < size and not sampler.endswith('InfiniteSampler'):
+        raise UserError(
+            f'train_dataloader has drop_last, and its {total} images are no batch of batch_size = {size}',
+            f'set batch_size to at most {total}, or drop_last=False',
+        )
+
+
+def _length(cfg: Any, field: str, counts: Mapping[str, int]) -> int:
+    """How many images a data set gives an epoch; 0 if that is not known."""
+    kind = str(cfg.get('type')).rpartition('.')[2]
+    if kind == 'RepeatDataset':
+        return cfg.times * _length(cfg.dataset, f'{field}.dataset', counts)
+    if kind == 'ConcatDataset':
+        parts = [_length(part, f'{field}.datasets[{i}]', counts) for i, part in enumerate(cfg.datasets)]
+        return sum(parts) if all(parts) else 0
+    return counts.get(field, 0)
 
 
 def check_overlap(datasets: Sequence[ConfigDataset]) -> None:

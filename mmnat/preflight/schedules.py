@@ -11,7 +11,35 @@ from mmengine.registry import PARAM_SCHEDULERS
 from mmnat.errors import UserError, abbreviate, warn
 
 # What a schedule knows of its progress and of the optimizer, whose settings have a check of their own.
+_ANY_LENGTH = 10_000  # of an epoch, which is not known before the data loader is built
 _PROGRESS = ('last_step', 'base_values', 'verbose')
+
+
+def check_param_scheduler(cfg: Config, wrapper: Any) -> None:
+    """Check that the schedules of a config can be built.
+
+    Args:
+        cfg: The config.
+        wrapper: The optimizer. Schedules are built for a single one only.
+
+    Raises:
+        UserError: If not.
+    """
+    if not isinstance(wrapper, OptimWrapper):
+        return
+    rates = [dict(group) for group in wrapper.optimizer.param_groups]
+    for index, part in enumerate(_parts(cfg)):
+        try:
+            _build(part, wrapper, cfg, _ANY_LENGTH)
+        except (AssertionError, KeyError, TypeError, ValueError) as error:
+            reason = str(error).strip('"').splitlines()[0]
+            raise UserError(
+                f'param_scheduler[{index}] cannot be built: {reason}', 'correct its arguments'
+            ) from error
+        finally:
+            for group, before in zip(wrapper.optimizer.param_groups, rates, strict=True):
+                group.clear()
+                group.update(before)
 
 
 def check_schedules(path: str, checkpoint: Mapping[str, Any], wrapper: Any, cfg: Config) -> None:
@@ -28,10 +56,9 @@ def check_schedules(path: str, checkpoint: Mapping[str, Any], wrapper: Any, cfg:
     Raises:
         UserError: If they are of other kinds, or of another number.
     """
-    listed = cfg.get('param_scheduler') or []
-    if not isinstance(wrapper, OptimWrapper) or (isinstance(listed, dict) and 'type' not in listed):
+    if not isinstance(wrapper, OptimWrapper):
         return
-    parts = [listed] if isinstance(listed, dict) else list(listed)
+    parts = _parts(cfg)
     saved = checkpoint.get('param_schedulers') or []
     remedy = f'start from the weights with --cfg-options load_from={path} instead of --resume'
     if not isinstance(saved, list) or len(saved) != len(parts):
@@ -64,6 +91,11 @@ def check_schedules(path: str, checkpoint: Mapping[str, Any], wrapper: Any, cfg:
             f'--resume keeps the schedules in the checkpoint: {abbreviate(changed, 3)}; to change them,'
             f' {remedy}'
         )
+
+
+def _parts(cfg: Config) -> list[Mapping[str, Any]]:
+    listed = cfg.get('param_scheduler') or []
+    return [listed] if isinstance(listed, dict) else list(listed)
 
 
 def _build(part: Mapping[str, Any], wrapper: OptimWrapper, cfg: Config, length: int | None) -> Any:

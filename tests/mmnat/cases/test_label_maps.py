@@ -66,20 +66,16 @@ def test_reduce_zero_label_by_mistake(project):
     add(project, "train_dataloader['dataset']['reduce_zero_label'] = True")
 
 
-@case(TRAIN, error=r'reduce_zero_label')
-def test_reduce_zero_label_of_data_set_only(project):
-    add(project, "train_dataloader['dataset']['reduce_zero_label'] = True")
-
-
-@case(TRAIN, error=r'ignore_index')
+@case(TRAIN, warning=r'\.ignore_index = 0 does not make the model ignore')
 def test_ignore_index_is_a_class(project):
     add(project, "train_dataloader['dataset']['ignore_index'] = 0")
 
 
-@case(TRAIN, error=r'ignore_index')
+@case(TRAIN, error=r'head\S*ignore_index = 255, but label maps of \S+ have 254')
 def test_ignore_index_of_head_is_another(project):
     edit(project, lambda labels: np.where(labels == 2, 254, labels).astype(np.uint8))
     add(project, "train_dataloader['dataset']['ignore_index'] = 254")
+    add(project, "test_dataloader['dataset']['ignore_index'] = 254")
 
 
 @case(TRAIN, error=r'label maps are in colour')
@@ -189,17 +185,17 @@ def test_folders(project):
             shutil.move(path, folder / 'day 1' / path.name)
 
 
-@case(TRAIN, error=r'data_prefix has .*, not img_path')
+@case(TRAIN, error=r'have no label map: data/train/images/0\.png')
 def test_no_data_prefix(project):
     add(project, "train_dataloader['dataset'].pop('data_prefix')")
 
 
-@case(TRAIN, error=r'data_prefix has img, not img_path|data_prefix')
+@case(TRAIN, error=r'data_prefix has img, seg, not img_path')
 def test_data_prefix_of_mmdet(project):
     add(project, "train_dataloader['dataset']['data_prefix'] = dict(img='images', seg='labels')")
 
 
-@case(TRAIN, error=r'seg_map_path|no label map')
+@case(TRAIN, error=r'data_prefix has no seg_map_path')
 def test_no_folder_of_label_maps(project):
     add(project, "train_dataloader['dataset']['data_prefix'] = dict(img_path='images')")
 
@@ -232,12 +228,12 @@ def test_names_with_suffix(project):
     write_list(project, b'0.jpg\n1.jpg\n')
 
 
-@case(TRAIN, error=r'byte order mark|names are not of an image')
+@case(TRAIN, error=r'names are not of an image; the first is .*ufeff')
 def test_list_with_byte_order_mark(project):
     write_list(project, b'\xef\xbb\xbf0\n1\n')
 
 
-@case(TRAIN, error=r'UTF-16')
+@case(TRAIN, error=r'train\.txt is not UTF-8')
 def test_list_in_utf_16(project):
     write_list(project, '0\n1\n'.encode('utf-16'))
 
@@ -247,7 +243,7 @@ def test_names_with_folder(project):
     write_list(project, b'images/0\nimages/1\n')
 
 
-@case(TRAIN, error=r"names are not of an image; the first is '0\.jpg 0\.png'|'0 0'")
+@case(TRAIN, error=r"names are not of an image; the first is '0\.jpg 0\.png'")
 def test_pairs(project):
     write_list(project, b'0.jpg 0.png\n1.jpg 1.png\n')
 
@@ -259,7 +255,7 @@ def test_absolute_names(project):
     write_list(project, f'{folder}/0\n{folder}/1\n'.encode())
 
 
-@case(TRAIN, warning=r'2 names .* more than once|repeat')
+@case(TRAIN, warning=r'has 2 names more than once: 0, 1')
 def test_names_twice(project):
     write_list(project, b'0\n1\n0\n1\n')
 
@@ -292,14 +288,8 @@ def test_classes_are_a_string(project):
     add(project, "metainfo['classes'] = 'ground'")
 
 
-@case(TRAIN, error=r"the name 'disc' 2 times|repeat")
-def test_class_twice(project):
-    add(project, "metainfo['classes'] = ('ground', 'disc', 'disc')")
-
-
-@case('test segmentor.py segmentor.pth --show-dir shown')
+@case('test segmentor.py segmentor.pth --show-dir shown', error=r'a side of one pixel')
 def test_image_of_one_pixel(project, trained):
-    """mmseg's visualizer cannot draw it."""
     project.take_checkpoints(trained)
     for name in ('images/0.jpg', 'labels/0.png'):
         array = np.zeros((1, 1), np.uint8)

@@ -45,7 +45,7 @@ def test_indices_of_other_data(project):
     project.add("dataset['indices'] = list(range(7))")
 
 
-@case(DETECTOR, error=r'batch_size = 8 .*4 images|no batch')
+@case(DETECTOR, error=r'its 4 images are no batch of batch_size = 8')
 def test_batch_larger_than_data(project):
     project.add('train_dataloader.update(batch_size=8, drop_last=True)')
 
@@ -65,7 +65,7 @@ def test_batch_of_nothing(project):
     project.add('train_dataloader.update(batch_size=0)')
 
 
-@case(DETECTOR, error=r'batch_size')
+@case(DETECTOR)
 def test_no_batch_size(project):
     project.add("train_dataloader.pop('batch_size')")
 
@@ -93,7 +93,7 @@ def test_evaluator_of_no_file(project):
     project.add("test_evaluator['ann_file'] = 'elsewhere.json'")
 
 
-@case(SEGMENTOR, error=r'val_evaluator\.iou_metrics|iou_metrics')
+@case(SEGMENTOR, error=r"val_evaluator\.iou_metrics has 'IoU'")
 def test_unknown_metric_of_segmentation(project):
     project.add("test_evaluator['iou_metrics'] = ['IoU']", 'segmentor.py')
 
@@ -103,17 +103,17 @@ def test_save_best_of_other_name(project):
     project.add("default_hooks['checkpoint']['save_best'] = 'bbox_mAP'")
 
 
-@case(DETECTOR, error=r'lacks? .*val_dataloader|val_dataloader')
+@case(DETECTOR, error=r'lacks val_dataloader, but')
 def test_validation_without_data(project):
     project.add('val_dataloader = None')
 
 
-@case(DETECTOR, error=r'val_evaluator')
+@case(DETECTOR, error=r'lacks val_evaluator, but')
 def test_validation_without_evaluator(project):
     project.add('val_evaluator = None')
 
 
-@case(DETECTOR, error=r'val_cfg')
+@case(DETECTOR, error=r'lacks val_cfg, but')
 def test_validation_without_loop(project):
     project.add('val_cfg = None')
 
@@ -131,7 +131,7 @@ def test_unknown_setting_of_optimizer(project):
     project.add("optim_wrapper['optimizer']['momentun'] = 0.9")
 
 
-@case(DETECTOR, error=r'optim_wrapper.* clip_gradient')
+@case(DETECTOR, error=r"optim_wrapper cannot be built: .* 'clip_gradient'")
 def test_unknown_setting_of_wrapper(project):
     project.add("optim_wrapper['clip_gradient'] = dict(max_norm=1)")
 
@@ -141,12 +141,12 @@ def test_unknown_optimizer(project):
     project.add("optim_wrapper['optimizer']['type'] = 'Adamw'")
 
 
-@case(DETECTOR, error=r"param_scheduler\[0\] .*'milestone'")
+@case(DETECTOR, error=r"param_scheduler\[0\] cannot be built: .*'milestone'")
 def test_unknown_setting_of_schedule(project):
     project.add("param_scheduler = [dict(type='MultiStepLR', milestone=[1])]")
 
 
-@case(DETECTOR, error=r'param_scheduler\[0\].* begin|end')
+@case(DETECTOR, error=r'param_scheduler\[0\] cannot be built: end should be larger')
 def test_schedule_ends_before_it_begins(project):
     project.add("param_scheduler = [dict(type='ConstantLR', begin=10, end=5)]")
 
@@ -156,12 +156,12 @@ def test_schedule_ends_after_training(project):
     project.add("param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=500)]")
 
 
-@case(DETECTOR, error=r"default_hooks\.checkpoint.* 'intervall'")
+@case(DETECTOR, error=r"default_hooks\.checkpoint: .* no argument 'intervall' \(nearest: interval\)")
 def test_unknown_setting_of_hook(project):
     project.add("default_hooks['checkpoint']['intervall'] = 1")
 
 
-@case(DETECTOR, error=r'max_epochs')
+@case(DETECTOR, error=r"train_cfg: IterBasedTrainLoop has no argument 'max_epochs'")
 def test_unknown_setting_of_loop(project):
     project.add("train_cfg['max_epochs'] = 1")
 
@@ -301,7 +301,10 @@ def test_predicted_sizes(project, trained, model, size):
     project.take_checkpoints(trained)
     cv2.imwrite(str(project.path('a.png')), np.zeros((*size, 3), np.uint8))
     code, printed = project.run(f'predict {model}.py {model}.pth a.png --out-dir out')
-    assert code == 0 and project.path('out/a.png').is_file(), printed[-2000:]
+    if (model, size) == ('segmentor', (1, 1)):
+        assert code == 2 and 'a single pixel, which mmseg cannot draw' in printed
+    else:
+        assert code == 0 and project.path('out/a.png').is_file(), printed[-2000:]
 
 
 @pytest.mark.parametrize('model', ['detector', 'segmentor'])
@@ -337,18 +340,12 @@ def test_label_maps_of_one_stem(project):
     project.train['images'][1]['file_name'] = '0.png'
 
 
-@case('label-maps data/train/coco.json out', error=r'backslash')
-def test_label_maps_of_windows_names(project):
-    for image in project.train['images']:
-        image['file_name'] = f'day\\{image["file_name"]}'
-
-
-@case('label-maps data/train/coco.json out', error=r'annotation 3')
+@case('label-maps data/train/coco.json out', warning=r'fewer than three points .* annotation 3')
 def test_label_maps_of_points(project):
     project.train['annotations'][3]['segmentation'] = [[1, 2]]
 
 
-@case('plot work', warning=r'cut short|unfinished', makes='work/curves.png')
+@case('plot work')
 def test_curves_of_a_killed_run(project):
     log = project.path('work/1/vis_data/scalars.json')
     log.parent.mkdir(parents=True)

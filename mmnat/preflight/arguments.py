@@ -92,6 +92,6 @@ def _names(call: Any) -> list[str] | None:
     parameters = inspect.signature(call).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return list(parameters)
-    if isinstance(call, type) and call.__init__ is CheckpointHook.__init__:  # hands the others on
+    if getattr(call, '__init__', None) is CheckpointHook.__init__:  # hands the others on
         return [*parameters, *inspect.signature(Runner.save_checkpoint).parameters]
     return None

@@ -94,21 +94,22 @@ def check_ignored(model: nn.Module, datasets: Iterable[ConfigDataset]) -> None:
     }
     for dataset in datasets:
         labels = dataset.labels - {*range(len(dataset.classes or ()))}
+        field, ignored = next(iter(heads.items()), ('', None))
+        own = getattr(dataset.dataset, 'ignore_index', ignored)
+        if ignored is not None and own != ignored and own in dataset.labels:
+            warn(
+                f'{dataset.field}.ignore_index = {own} does not make the model ignore these pixels; '
+                f'{field} = {ignored} does'
+            )
         for field, ignored in heads.items():
             if labels - {ignored}:
                 raise UserError(
                     f'{field} = {ignored}, but label maps of {dataset.field} have {abbreviate([*labels])}, '
-                    f'which is no class',
+                    'which is no class',
                     'set ignore_index to the same value in heads, data sets and evaluators',
                 )
             if dataset.classes and ignored in range(len(dataset.classes)):
                 warn(f'{field} = {ignored}: {dataset.classes[ignored]!r} will not be learned')
-            own = getattr(dataset.dataset, 'ignore_index', ignored)
-            if own != ignored and own in dataset.labels:
-                warn(
-                    f'{dataset.field}.ignore_index = {own} does not make the model ignore these pixels; '
-                    f'{field} = {ignored} does'
-                )
 
 
 def _class_heads(model: nn.Module) -> Iterator[tuple[str, int]]:

@@ -40,24 +40,24 @@ class Split:
         ann_file: Its annotation file.
         classes: The names of its classes.
         images: File names of its images, by id.
-        paths: The paths of its images.
         annotated: How many annotations of its classes there are, in these images.
         objects: How many objects there are to learn or to find, by name of the class.
         dropped: How many annotations are not among them, by reason.
         loads_masks: Whether the pipeline loads masks.
         packs_instances: Whether the pipeline hands on the annotations, for a metric without a file.
+        paths: The paths of its images.
     """
 
     field: str
     ann_file: str
     classes: Sequence[str]
     images: dict[int | str, str]
-    paths: Sequence[str]
     annotated: int
     objects: Counter[str]
     dropped: Counter[str]
     loads_masks: bool
     packs_instances: bool
+    paths: Sequence[str] = ()
 
 
 def read_split(dataset: BaseDataset, field: str) -> Split | None:

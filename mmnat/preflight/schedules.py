@@ -63,8 +63,8 @@ def check_schedules(path: str, checkpoint: Mapping[str, Any], wrapper: Any, cfg:
     remedy = f'start from the weights with --cfg-options load_from={path} instead of --resume'
     if not isinstance(saved, list) or len(saved) != len(parts):
         raise UserError(
-            f'the training state in checkpoint {path} has {len(saved)} schedules, and the param_scheduler of'
-            f' the config has {len(parts)}',
+            f'the training state in checkpoint {path} has {len(saved)} schedules, and the param_scheduler'
+            f' of the config has {len(parts)}',
             f'resume with the param_scheduler of that training, or {remedy}',
         )
     # mmnat.launch.exact_resume keeps it there.

@@ -62,8 +62,8 @@ def test_labels_from_1_with_reduce_zero_label(project):
 
 @case(TRAIN, warning=r'1 of 3 classes are in none of 4 label maps .* square')
 def test_reduce_zero_label_by_mistake(project):
-    add(project, "train_pipeline[1]['reduce_zero_label'] = True")
-    add(project, "train_dataloader['dataset']['reduce_zero_label'] = True")
+    for stage in ('train', 'test'):
+        add(project, f"{stage}_dataloader['dataset']['reduce_zero_label'] = True")
 
 
 @case(TRAIN, warning=r'\.ignore_index = 0 does not make the model ignore')

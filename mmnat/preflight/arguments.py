@@ -40,9 +40,10 @@ def check_arguments(cfg: Config, train: bool) -> None:
 def _check_stage(cfg: Config, stage: str) -> None:
     names = [f'{stage}_{name}' for name in _STAGE]
     missing = [name for name in names if cfg.get(name) is None]
-    if missing and len(missing) < len(names):
+    present = [name for name in names if name not in missing]
+    if missing and present:
         raise UserError(
-            f'config {cfg.filename} lacks {" and ".join(missing)}, but has {names[0]} or others of them',
+            f'the config lacks {" and ".join(missing)}, but has {" and ".join(present)}',
             f'define {", ".join(names)}, or set all three to None',
         )
 

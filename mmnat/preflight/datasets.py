@@ -132,15 +132,17 @@ def check_overlap(datasets: Sequence[ConfigDataset]) -> None:
     validated = _of_stage(datasets, 'val')
     common = [path for path in validated if path in trained] or _copies(trained, validated)
     if common:
+        names = abbreviate([validated[path] for path in common], 3)
         warn(
             f'{len(common)} of {len(validated)} images of val_dataloader are also in train_dataloader '
-            f'({abbreviate(common, 3)}): the validation does not tell how the model does on new images'
+            f'({names}): the validation does not tell how the model does on new images'
         )
 
 
-def _of_stage(datasets: Sequence[ConfigDataset], stage: str) -> dict[str, None]:
+def _of_stage(datasets: Sequence[ConfigDataset], stage: str) -> dict[str, str]:
+    """The paths of the images of a stage, by what they are called in any folder."""
     parts = [part for part in datasets if part.field.startswith(f'{stage}_dataloader.')]
-    return dict.fromkeys(osp.abspath(path) for part in parts for path in part.images)
+    return {osp.abspath(path): path for part in parts for path in part.images}
 
 
 def _copies(trained: Collection[str], validated: Collection[str]) -> list[str]:

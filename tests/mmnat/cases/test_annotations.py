@@ -288,7 +288,7 @@ def test_no_iscrowd_in_training(project):
         del annotation['iscrowd']
 
 
-@case(TRAIN, error=r'val_evaluator\.ann_file: 8 of 8 annotations in \S+ lack iscrowd')
+@case(TRAIN, error=r'val_evaluator\.ann_file: 2 of 2 annotations in \S+ lack iscrowd')
 def test_no_iscrowd_in_validation(project):
     for annotation in project.val['annotations']:
         del annotation['iscrowd']

@@ -91,6 +91,20 @@ def leaf_datasets(dataset: dict) -> Iterator[dict]:
             yield from leaf_datasets(inner)
 
 
+def complete_palette(meta: dict) -> dict:
+    """Replace a palette of fewer colours than there are classes, with which mmdet cannot draw.
+
+    Args:
+        meta: What a data set knows of its classes.
+
+    Returns:
+        The same, with colours that mmdet chooses.
+    """
+    palette, classes = meta.get('palette'), meta.get('classes') or ()
+    is_short = isinstance(palette, (list, tuple)) and len(palette) < len(classes)
+    return {**meta, 'palette': 'random'} if is_short else meta
+
+
 def test_pipeline(cfg: Config) -> list[dict]:
     """Return the pipeline that images go through in a test; raises UserError if there is none."""
     for dataset in leaf_datasets(cfg.test_dataloader.dataset):

@@ -25,7 +25,7 @@ from mmengine.visualization import Visualizer
 
 from mmnat.atomic_file import atomic_write
 from mmnat.checkpoints.safety import forbid_unsafe_loading
-from mmnat.config import framework, read_config, require_fields, test_pipeline
+from mmnat.config import complete_palette, framework, read_config, require_fields, test_pipeline
 from mmnat.errors import UserError, printable, report_user_errors
 from mmnat.output_files import check_kept, output_paths
 from mmnat.preflight.image_headers import read_header
@@ -112,6 +112,8 @@ def check_thin_images(cfg: Config, images: Sequence[str]) -> None:
     transforms = [t for t in test_pipeline(cfg) if 'Annotations' not in str(t['type'])]
     for path in images:
         width, height = _size(path)
+        if width == height == 1 and framework(cfg) == 'mmseg':
+            raise UserError(f'image {path} has a single pixel, which mmseg cannot draw', 'leave it out')
         if max(height, width) < THIN * min(height, width):
             continue
         try:
@@ -189,7 +191,7 @@ def _names_classes(path: str) -> bool:
 def _build_visualizer(cfg: Config, dataset_meta: dict) -> Visualizer:
     # The pictures are written here, so the visualizer needs no backend.
     visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None))
-    visualizer.dataset_meta = dataset_meta
+    visualizer.dataset_meta = complete_palette(dataset_meta)
     return visualizer
 
 

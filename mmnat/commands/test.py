@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 
 from mmnat.atomic_file import check_writable
 from mmnat.checkpoints.safety import forbid_unsafe_loading
-from mmnat.config import framework, leaf_datasets, require_fields
+from mmnat.config import complete_palette, framework, leaf_datasets, require_fields
 from mmnat.config_files import check_dump
 from mmnat.errors import UserError, report_user_errors
 from mmnat.evaluation_files import ImageFiles
@@ -67,6 +67,9 @@ def _save_pictures(cfg: Config, folder: str) -> None:
     cfg.default_hooks.visualization.draw = True
     if framework(cfg) == 'mmdet':
         cfg.default_hooks.visualization.test_out_dir = folder
+        for dataset in leaf_datasets(cfg.test_dataloader.dataset):
+            if 'metainfo' in dataset:
+                dataset['metainfo'] = complete_palette(dataset['metainfo'])
     else:
         cfg.visualizer.save_dir = folder
 

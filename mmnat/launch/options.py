@@ -1,13 +1,16 @@
 """The command line options that training and testing share, and their effect on the config."""
 
 import argparse
+import difflib
+import inspect
 import os
 import os.path as osp
 
 from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
 
 from mmnat.config import read_config
-from mmnat.errors import UserError
+from mmnat.errors import UserError, warn
 
 from .loaders import drop_settings_of_workers
 
@@ -56,6 +59,10 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def _merge_options(cfg: Config, options: dict) -> None:
+    for name in dict.fromkeys(key.partition('.')[0] for key in options):
+        nearest = difflib.get_close_matches(name, cfg, n=1, cutoff=0.8)
+        if nearest and name not in cfg and name not in inspect.signature(Runner).parameters:
+            warn(f'--cfg-options {name}: the config has no such field; the nearest is {nearest[0]}')
     try:
         cfg.merge_from_dict(options)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:

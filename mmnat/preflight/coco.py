@@ -21,6 +21,13 @@ _REMEDIES = {
     'annotations.id': 'number the annotations, each with an id of its own',
     'annotations.area': "give each annotation its area in pixels, at most bbox's width times height",
 }
+# How files begin that are not JSON in UTF-8, what they are, and the remedy.
+_BEGINNINGS = (
+    (b'\xff\xfe', 'encoded as UTF-16', 'save it as UTF-8'),
+    (b'\xfe\xff', 'encoded as UTF-16', 'save it as UTF-8'),
+    (b'\x1f\x8b', 'compressed (gzip)', 'decompress it'),
+    (b'PK', 'compressed (zip)', 'decompress it'),
+)
 _LARGEST = 1e9  # no image has so many pixels in a row, and NaN is not below it
 _MOST_PIXELS = 2**30  # OpenCV's limit of an image
 # Boxes may reach beyond their image by this part of its size before they seem wrong ...
@@ -50,9 +57,7 @@ def load_coco(path: str, annotated: bool = True, unneeded: Sequence[str] = ()) -
     except RecursionError as error:
         raise _not_coco(path, 'its lists or objects are nested too deep') from error
     except ValueError as error:  # also of UTF-8, and of a number of thousands of digits
-        raise UserError(
-            f'annotation file {path} is not JSON or cut short: {error}', 'restore the file'
-        ) from error
+        raise _not_json(path, error) from error
     except OSError as error:
         raise UserError(
             f'annotation file {path} cannot be read: {error.strerror}', 'correct ann_file'
@@ -120,20 +125,25 @@ def check_classes(path: str, coco: dict, classes: Sequence[str] | None, field: s
     if not classes:
         raise UserError(f'{field}.metainfo has no classes', 'name them, as in the annotation file')
     if isinstance(classes, str):
-        raise UserError(
-            f'{field}.metainfo.classes = {classes!r} is a string',
-            'write a tuple; one of a single class needs a comma: (name,)',
-        )
+        raise string_of_classes(field, classes)
     categories = [category['name'] for category in coco['categories']]
     missing = [name for name in classes if name not in categories]
     if missing:
         raise UserError(
             f'{field}.metainfo.classes: {len(missing)} of {len(classes)} classes '
             f'({abbreviate(missing)}) are not in {path}, whose categories are '
-            f'{abbreviate(categories)}',
+            f'{abbreviate(_shown(categories))}',
             'set metainfo.classes to names of categories in the file',
         )
     _check_order(path, coco, list(classes), field)
+
+
+def string_of_classes(field: str, classes: str) -> UserError:
+    """The error for ``classes=('cat')``, each letter of which would be a class."""
+    return UserError(
+        f'{field}.metainfo.classes = {classes!r} is a string',
+        'write a tuple; one of a single class needs a comma: (name,)',
+    )
 
 
 def check_boxes(path: str, coco: dict) -> None:
@@ -174,6 +184,15 @@ def check_boxes(path: str, coco: dict) -> None:
     )
 
 
+def _not_json(path: str, error: Exception) -> UserError:
+    with open(path, 'rb') as file:
+        content = file.read(4)
+    for beginning, what, remedy in _BEGINNINGS:
+        if content.startswith(beginning):
+            return UserError(f'annotation file {path} is {what}', remedy)
+    return UserError(f'annotation file {path} is not JSON or cut short: {error}', 'restore the file')
+
+
 def _check_section(path: str, section: str, entries: Any, fields: Sequence[str]) -> None:
     if not isinstance(entries, list):
         raise _not_coco(path, f'it has no list {section!r}')
@@ -181,6 +200,11 @@ def _check_section(path: str, section: str, entries: Any, fields: Sequence[str])
         raise _not_coco(path, f'its {section!r} are empty')
     for index, entry in enumerate(entries):
         missing = [name for name in fields if not isinstance(entry, dict) or name not in entry]
+        if missing and isinstance(entry, dict) and 'segments_info' in entry:
+            raise UserError(
+                f'annotation file {path} is of panoptic segmentation: {section}[{index}] has segments_info',
+                "use type='CocoPanopticDataset', or an annotation file of instances",
+            )
         if missing:
             remedy = _REMEDIES.get(f'{section}.{missing[0]}') if len(missing) == 1 else None
             raise _not_coco(path, f'{section}[{index}] lacks {", ".join(missing)}', remedy)
@@ -239,6 +263,11 @@ def _check_order(path: str, coco: dict, classes: list[str], field: str) -> None:
         f'as the file does, so that objects of {name!r} (label {label}) would be named {other!r}',
         f'write classes = {_as_tuple(names)}',
     )
+
+
+def _shown(names: Sequence[str]) -> Sequence[str]:
+    """Quote names for a message if one begins or ends with white space, which would not be seen."""
+    return [repr(name) for name in names] if any(name != name.strip() for name in names) else names
 
 
 def _as_tuple(names: Sequence[str]) -> str:

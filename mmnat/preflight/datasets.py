@@ -1,8 +1,9 @@
 """The data sets of a config, checked before a run creates anything."""
 
+import dataclasses
+import filecmp
 import os.path as osp
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
@@ -10,9 +11,9 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, TRANSFORMS
 
 from mmnat.config import framework
-from mmnat.errors import UserError
+from mmnat.errors import UserError, abbreviate, warn
 
-from .coco import check_regular
+from .coco import check_regular, string_of_classes
 from .objects import Split, read_split
 from .registries import build_registered, check_type, reason
 from .segmentation import check_segmentation_dataset
@@ -33,7 +34,10 @@ _PUBLIC = {
 }
 
 
-@dataclass
+_COMPARED = 50  # images of one name, whose contents are compared
+
+
+@dataclasses.dataclass
 class ConfigDataset:
     """A data set of the config that is not a wrapper around other data sets.
 
@@ -42,12 +46,16 @@ class ConfigDataset:
         dataset: The data set, with joined paths and without its annotations.
         local: Whether its files are on a local disk.
         split: What mmdet keeps of its annotations; None if it is not local or not in COCO format.
+        labels: The labels that mmseg's label maps have, of those that were looked at.
+        images: The paths of its images, if they are known.
     """
 
     field: str
     dataset: BaseDataset
     local: bool
     split: Split | None = None
+    labels: set[int] = dataclasses.field(default_factory=set)
+    images: Sequence[str] = ()
 
     @property
     def classes(self) -> Sequence[str] | None:
@@ -81,6 +89,70 @@ def check_datasets(cfg: Config, dataloaders: Sequence[str]) -> list[ConfigDatase
     return datasets
 
 
+def check_drop_last(cfg: Config, datasets: Sequence[ConfigDataset]) -> None:
+    """Check that a training that drops incomplete batches has a complete one.
+
+    Args:
+        cfg: The config.
+        datasets: Its data sets.
+
+    Raises:
+        UserError: If all images are fewer than a batch.
+    """
+    loader = cfg.train_dataloader
+    sampler = str((loader.get('sampler') or {}).get('type'))
+    counts = {part.field: len(part.images) for part in datasets}
+    total = _length(loader.dataset, 'train_dataloader.dataset', counts)
+    size = loader.get('batch_size', 1)
+    if loader.get('drop_last') and total and total < size and not sampler.endswith('InfiniteSampler'):
+        raise UserError(
+            f'train_dataloader has drop_last, and its {total} images are no batch of batch_size = {size}',
+            f'set batch_size to at most {total}, or drop_last=False',
+        )
+
+
+def _length(cfg: Any, field: str, counts: Mapping[str, int]) -> int:
+    """How many images a data set gives an epoch; 0 if that is not known."""
+    kind = str(cfg.get('type')).rpartition('.')[2]
+    if kind == 'RepeatDataset':
+        return cfg.times * _length(cfg.dataset, f'{field}.dataset', counts)
+    if kind == 'ConcatDataset':
+        parts = [_length(part, f'{field}.datasets[{i}]', counts) for i, part in enumerate(cfg.datasets)]
+        return sum(parts) if all(parts) else 0
+    return counts.get(field, 0)
+
+
+def check_overlap(datasets: Sequence[ConfigDataset]) -> None:
+    """Warn if images of the validation are also trained on.
+
+    Args:
+        datasets: The data sets of a training.
+    """
+    trained = _of_stage(datasets, 'train')
+    validated = _of_stage(datasets, 'val')
+    common = [path for path in validated if path in trained] or _copies(trained, validated)
+    if common:
+        names = abbreviate([validated[path] for path in common], 3)
+        warn(
+            f'{len(common)} of {len(validated)} images of val_dataloader are also in train_dataloader '
+            f'({names}): the validation does not tell how the model does on new images'
+        )
+
+
+def _of_stage(datasets: Sequence[ConfigDataset], stage: str) -> dict[str, str]:
+    """The paths of the images of a stage, by what they are called in any folder."""
+    parts = [part for part in datasets if part.field.startswith(f'{stage}_dataloader.')]
+    return {osp.abspath(path): path for part in parts for path in part.images}
+
+
+def _copies(trained: Collection[str], validated: Collection[str]) -> list[str]:
+    """The images of the validation that are copies of those of the same name, if the first of them are."""
+    sources = {osp.basename(path): path for path in trained}
+    pairs = [(path, sources[osp.basename(path)]) for path in validated if osp.basename(path) in sources]
+    found = [path for path, source in pairs[:_COMPARED] if filecmp.cmp(path, source, shallow=False)]
+    return [path for path, _ in pairs] if found and len(found) == len(pairs[:_COMPARED]) else found
+
+
 def _leaves(cfg: Any, field: str) -> Iterator[tuple[str, Any]]:
     """Descend through RepeatDataset, ConcatDataset and the like."""
     if 'dataset' not in cfg and 'datasets' not in cfg:
@@ -101,6 +173,9 @@ def _build(field: str, leaf: Any) -> ConfigDataset | None:
     root = leaf.get('data_root')
     if local and root and not osp.isdir(root):
         raise UserError(f'{field}.data_root = {root!r} is not a folder', _where_to_get(field, leaf))
+    classes = (leaf.get('metainfo') or {}).get('classes')
+    if isinstance(classes, str) and not osp.isfile(classes):  # mmengine reads names from a file
+        raise string_of_classes(field, classes)
     lazy = {**leaf, 'lazy_init': True}
     try:
         dataset = build_registered(DATASETS, lazy, field)
@@ -145,5 +220,7 @@ def _check_files(cfg: Config, config_dataset: ConfigDataset) -> None:
             )
     if framework(cfg) == 'mmdet':
         config_dataset.split = read_split(dataset, field)
+        if config_dataset.split is not None:
+            config_dataset.images = config_dataset.split.paths
     else:
-        check_segmentation_dataset(dataset, field)
+        config_dataset.images, config_dataset.labels = check_segmentation_dataset(dataset, field)

@@ -34,6 +34,8 @@ def check_evaluators(cfg: Config, stage: str, splits: Sequence[Split | None], mo
         UserError: If an evaluator reads a file that is wrong, or has nothing to evaluate.
     """
     if framework(cfg) != 'mmdet':
+        for field, evaluator in _evaluators(cfg, stage):
+            _check_iou_metrics(evaluator, field)
         return
     evaluators = list(_evaluators(cfg, stage))
     for field, evaluator in evaluators:
@@ -317,15 +319,29 @@ def _coco_names(evaluator: dict) -> list[str]:
     return names
 
 
+# The metrics of IoUMetric, and what each reports.
+_OF_IOU = {
+    'mIoU': ('mIoU', 'mAcc'),
+    'mDice': ('mDice', 'mAcc'),
+    'mFscore': ('mFscore', 'mPrecision', 'mRecall'),
+}
+
+
+def _check_iou_metrics(evaluator: dict, field: str) -> None:
+    if getattr(_metric_class(evaluator), '__name__', '') != 'IoUMetric':
+        return
+    unknown = [name for name in evaluator.get('iou_metrics', ['mIoU']) if name not in _OF_IOU]
+    if unknown:
+        raise UserError(
+            f'{field}.iou_metrics has {unknown[0]!r}, which IoUMetric does not compute',
+            f'name some of {", ".join(_OF_IOU)}',
+        )
+
+
 def _iou_names(evaluator: dict) -> list[str]:
     if evaluator.get('format_only'):
         return []
-    parts = {
-        'mIoU': ('mIoU', 'mAcc'),
-        'mDice': ('mDice', 'mAcc'),
-        'mFscore': ('mFscore', 'mPrecision', 'mRecall'),
-    }
-    names = [name for metric in evaluator.get('iou_metrics', ['mIoU']) for name in parts.get(metric, ())]
+    names = [name for metric in evaluator.get('iou_metrics', ['mIoU']) for name in _OF_IOU.get(metric, ())]
     return list(dict.fromkeys(['aAcc', *names]))
 
 

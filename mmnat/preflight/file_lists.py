@@ -2,7 +2,6 @@
 
 import os
 import os.path as osp
-import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -10,6 +9,8 @@ from mmengine.dataset import BaseDataset
 from mmengine.fileio import list_dir_or_file, list_from_file
 
 from mmnat.errors import UserError, abbreviate, warn
+
+from .similar import belongs_to, similar_file
 
 _IMAGES = ('.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.tif', '.tiff', '.webp', '.gif', '.ppm', '.pgm')
 
@@ -31,13 +32,6 @@ def check_file_list(dataset: BaseDataset, samples: Sequence[dict], field: str) -
         _check_folders(dataset, samples, field)
 
 
-def similar_file(path: str) -> str:
-    """For a message: a file that has the name of a missing one but for the suffix, if there is one."""
-    stem, folder = osp.splitext(osp.basename(path))[0], osp.dirname(path) or '.'
-    names = sorted(os.listdir(folder)) if stem and osp.isdir(folder) else []
-    return next((f'; there is {osp.join(folder, n)}' for n in names if _belongs_to(n, {stem})), '')
-
-
 def _check_names(dataset: BaseDataset, samples: Sequence[dict], field: str) -> None:
     place = f'{field}.ann_file: {dataset.ann_file}'
     names = [line.strip() for line in list_from_file(dataset.ann_file)]
@@ -45,6 +39,9 @@ def _check_names(dataset: BaseDataset, samples: Sequence[dict], field: str) -> N
         raise UserError(f'{place} is empty', 'list the images in it, a name a line without suffix')
     if '' in names:
         raise UserError(f'{place}, line {names.index("") + 1}, is empty', 'remove the line')
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        warn(f'{place} has {len(repeated)} names more than once: {abbreviate(repeated, 3)}')
     missing = [index for index, sample in enumerate(samples) if not osp.isfile(sample['img_path'])]
     if not missing:
         return
@@ -100,7 +97,7 @@ def _others(dataset: BaseDataset, images: str, stems: set[str]) -> list[str]:
     for name in list_dir_or_file(images, list_dir=False, recursive=True):
         is_image = osp.splitext(name)[1].lower() in _IMAGES and not name.endswith(dataset.img_suffix)
         is_map = name.endswith(dataset.seg_map_suffix) if inside == '.' else name.startswith(f'{inside}/')
-        if is_image and not is_map and not _belongs_to(name, stems):
+        if is_image and not is_map and not belongs_to(name, stems):
             found.append(name)
     return found
 
@@ -113,15 +110,10 @@ def _check_orphans(dataset: BaseDataset, stems: set[str], field: str) -> None:
     suffix = dataset.seg_map_suffix
     names = list_dir_or_file(maps, list_dir=False, suffix=suffix, recursive=True)
     orphans = sorted(
-        name for name in names if name.removesuffix(suffix) not in stems and not _belongs_to(name, stems)
+        name for name in names if name.removesuffix(suffix) not in stems and not belongs_to(name, stems)
     )
     if orphans:
         warn(
             f'{field}: {len(orphans)} label maps in {maps} are not used, for {images} has no images '
             f'of these names: {abbreviate(orphans, 3)}'
         )
-
-
-def _belongs_to(name: str, stems: set[str]) -> bool:
-    """Whether a name begins with one of some stems: a.png and a_depth.png do with a."""
-    return any(name[: match.start()] in stems for match in re.finditer(r'[._-]', name))

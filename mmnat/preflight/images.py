@@ -1,17 +1,19 @@
 """Checks that image files can be decoded."""
 
+import os
 import os.path as osp
 from collections.abc import Sequence
 
 import cv2
 import mmcv
 from mmengine.dataset import BaseDataset
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from mmnat.errors import UserError, abbreviate, warn
 
 from .image_headers import TRANSPOSED, Header, read_header
 from .samples import some
+from .similar import similar_file
 
 # The number of images of a data set that are opened before a run. If one of the others does not load, the
 # run ends when it reaches that image, see `report_user_errors`.
@@ -20,6 +22,10 @@ MAX_OPENED = 2000
 _TRUSTED = ('JPEG', 'MPO', 'PNG', 'BMP', 'TIFF', 'WEBP', 'PPM')
 # Public data sets have single images whose size differs; this part of them spoils no training.
 _FEW = 0.01
+_TAIL = 65536  # bytes in which the mark of a JPEG's end is looked for
+# As many images of 16 bits are looked at, whose brightest pixel is below this value of 255 if a camera used
+# 12 of the 16 bits or fewer.
+_MOST_WIDE, _DARK = 20, 16
 
 
 def check_image(path: str) -> None:
@@ -42,16 +48,20 @@ def check_dataset_images(paths: Sequence[str], field: str) -> None:
     missing = [path for path in paths if not osp.isfile(path)]
     if missing:
         raise UserError(
-            f'{field}: {len(missing)} of {count} do not exist: {abbreviate(missing, 3)}',
-            'correct data_root or data_prefix, or restore the files',
+            f'{field}: {len(missing)} of {count} do not exist: {abbreviate(missing, 3)}'
+            f'{similar_file(missing[0])}',
+            'correct the name, write / instead of the backslash'
+            if '\\' in missing[0] and os.sep == '/'
+            else 'correct data_root or data_prefix, or restore the files',
         )
     # Decoding is slow: only the files that Pillow doubts are decoded.
-    broken = [path for path in paths if not _header_is_sound(path) and not _decodes(path)]
+    broken = [path for path in paths if not _is_sound(path) and not _is_whole(path)]
     if broken:
         raise UserError(
             f'{field}: {len(broken)} of {count} cannot be decoded: {abbreviate(broken, 3)}',
             'replace the files, or remove them from the data set',
         )
+    _check_brightness(paths, field)
 
 
 def check_image_sizes(
@@ -144,13 +154,48 @@ def _loaded_size(path: str, header: Header) -> tuple[int, int]:
     return header.size if image is None else (image.shape[1], image.shape[0])
 
 
-def _header_is_sound(path: str) -> bool:
+def _check_brightness(paths: Sequence[str], field: str) -> None:
+    """Warn if images of 16 bits become nearly black: OpenCV keeps the upper 8 bits."""
+    wide = [path for path in paths if (header := read_header(path)) and header.mode.startswith('I')]
+    looked_at = some(wide, _MOST_WIDE)
+    if looked_at and max(mmcv.imread(path).max() for path in looked_at) < _DARK:
+        warn(
+            f'{field}: {len(wide)} of {len(paths)} images have 16 bits and are nearly black once they are '
+            f'loaded, for OpenCV keeps the upper 8 bits ({abbreviate(wide, 3)}); scale the values to '
+            '0..65535, or save the images with 8 bits'
+        )
+
+
+def _is_sound(path: str) -> bool:
+    """Whether Pillow finds no fault in the header, nor at the end."""
     try:
         with Image.open(path) as image:
             image.verify()
-            return image.format in _TRUSTED
+            is_jpeg = image.format in ('JPEG', 'MPO')
+            return image.format in _TRUSTED and not (is_jpeg and _lacks_end(path))
     except Exception:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, ...
         return False
+
+
+def _lacks_end(path: str) -> bool:
+    """Whether a JPEG has no mark of its end near its end; programs may append data of their own."""
+    with open(path, 'rb') as file:
+        file.seek(max(0, osp.getsize(path) - _TAIL))
+        return b'\xff\xd9' not in file.read()
+
+
+def _is_whole(path: str) -> bool:
+    """Whether OpenCV decodes a file, and Pillow, if it knows the format, finds all of it."""
+    if not _decodes(path):
+        return False
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except UnidentifiedImageError:
+        return True
+    except Exception as error:
+        return 'truncated' not in str(error)
+    return True
 
 
 def _decodes(path: str) -> bool:

@@ -25,13 +25,16 @@ _WIDE_IGNORED = (-1, 65535)
 _RESIZES = ('Resize', 'RandomResize', 'RandomChoiceResize')
 
 
-def check_label_maps(dataset: BaseDataset, samples: Sequence[dict], field: str) -> None:
+def check_label_maps(dataset: BaseDataset, samples: Sequence[dict], field: str) -> set[int]:
     """Check label maps: the headers of all, and the values of as many as there is time for.
 
     Args:
         dataset: The data set. Nothing is checked if it has a loader of its own.
         samples: Its images and label maps, which exist.
         field: Where the data set is in the config.
+
+    Returns:
+        The values of the label maps that were looked at, as mmseg loads them.
 
     Raises:
         UserError: If a label map is of another size than its image, in colour or of more than 8 bits, or
@@ -42,10 +45,11 @@ def check_label_maps(dataset: BaseDataset, samples: Sequence[dict], field: str) 
     transforms = dataset.pipeline.transforms
     load = next((t for t in transforms if type(t) is LoadAnnotations), None)
     if load is None or not samples:
-        return
+        return set()
     _check_headers(dataset, load, samples, field)
-    if dataset.metainfo.get('classes') is not None:
-        _check_values(dataset, load, samples, field)
+    if dataset.metainfo.get('classes') is None:
+        return set()
+    return _check_values(dataset, load, samples, field)
 
 
 def _count(looked_at: int, total: int) -> str:
@@ -141,7 +145,9 @@ def _is_resized_next(transforms: Sequence[Any], load: BaseTransform) -> bool:
 # Values ---------------------------------------------------------------------
 
 
-def _check_values(dataset: BaseDataset, load: BaseTransform, samples: Sequence[dict], field: str) -> None:
+def _check_values(
+    dataset: BaseDataset, load: BaseTransform, samples: Sequence[dict], field: str
+) -> set[int]:
     classes, ignored = dataset.metainfo['classes'], dataset.ignore_index
     allowed = {*range(len(classes)), ignored}
     found: set[int] = set()
@@ -172,12 +178,18 @@ def _check_values(dataset: BaseDataset, load: BaseTransform, samples: Sequence[d
             f'{field}: {len(absent)} of {len(classes)} classes are in none of {count} and cannot be '
             f'learned: {abbreviate(absent)}'
         )
+    return found
 
 
 def _values(load: BaseTransform, sample: dict, field: str) -> set[int]:
     """The values of a label map as mmseg loads it."""
     path = sample['seg_map_path']
     labels = _load(load, sample, field)
+    if labels.ndim < 2:
+        raise UserError(
+            f'{field}: label map {path} has a side of one pixel, which mmseg cannot load',
+            'leave the image out',
+        )
     if labels.ndim != 2:
         raise UserError(
             f'{field}: label map {path} has shape {labels.shape}',

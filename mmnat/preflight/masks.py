@@ -1,12 +1,13 @@
 """Segmentations of annotations in COCO format, as mmdet and pycocotools read them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmengine.dataset import BaseDataset
+from pycocotools import mask as coco_mask
 
 from mmnat.errors import brief
 
@@ -151,18 +152,28 @@ def is_learned(segmentation: Any, poly2mask: bool) -> bool:
 
 
 def misses_box(segmentation: Any, bbox: Sequence[float]) -> bool:
-    """Tell whether no polygon of a segmentation reaches into the box of the object."""
-    if not isinstance(segmentation, list):
-        return False
+    """Tell whether nothing of a segmentation that is learned reaches into the box of the object."""
     left, top, width, height = bbox
     return not any(
-        max(polygon[::2]) >= left
-        and min(polygon[::2]) <= left + width
-        and max(polygon[1::2]) >= top
-        and min(polygon[1::2]) <= top + height
-        for polygon in segmentation
-        if len(polygon) >= 2
+        x2 >= left and x1 <= left + width and y2 >= top and y1 <= top + height
+        for x1, y1, x2, y2 in _extents(segmentation)
     )
+
+
+def _extents(segmentation: Any) -> Iterator[tuple[float, float, float, float]]:
+    """The corners of what each polygon, or the run-length encoding, covers."""
+    if isinstance(segmentation, list):
+        for polygon in segmentation:
+            if len(polygon) >= 2:
+                xs, ys = polygon[::2], polygon[1::2]
+                yield min(xs), min(ys), max(xs), max(ys)
+        return
+    encoded = segmentation
+    if isinstance(encoded['counts'], list):
+        encoded = coco_mask.frPyObjects(encoded, *encoded['size'])
+    x, y, width, height = coco_mask.toBbox(encoded)
+    if width and height:
+        yield x, y, x + width, y + height
 
 
 def _is_encoded(segmentation: dict) -> bool:

@@ -1,12 +1,13 @@
 """The model of a config."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmnat.errors import UserError, abbreviate
+from mmnat.errors import UserError, abbreviate, warn
 
 from .datasets import ConfigDataset
 from .registries import build_registered, reason
@@ -52,17 +53,83 @@ def check_num_classes(model: nn.Module, datasets: Iterable[ConfigDataset]) -> No
             )
 
 
+def check_agreement(model: nn.Module, datasets: Sequence[ConfigDataset]) -> None:
+    """Check that the data sets of a training and its validation number the classes in one way.
+
+    Args:
+        model: The model. Nothing is checked if it has no heads that predict the classes.
+        datasets: The data sets.
+
+    Raises:
+        UserError: If not: a label of one would be another class in the other.
+    """
+    if not dict(_class_heads(model)):
+        return
+    for other in datasets[1:]:
+        first = datasets[0]
+        for name in ('classes', 'reduce_zero_label'):
+            one, two = (_plain(part.dataset.metainfo.get(name)) for part in (first, other))
+            if None not in (one, two) and one != two:
+                raise UserError(
+                    f'data sets differ in {name}: {first.field} has {one}, but {other.field} has {two}',
+                    'set it to the same value in both',
+                )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, (list, tuple)) else value
+
+
+def check_ignored(model: nn.Module, datasets: Iterable[ConfigDataset]) -> None:
+    """Compare what the heads of a segmentor ignore with the label maps.
+
+    Args:
+        model: The model.
+        datasets: The data sets that it is trained on.
+
+    Raises:
+        UserError: If label maps have a label that is no class and that a head does not ignore.
+    """
+    heads = {
+        f'model.{_as_field(name)}.ignore_index': module.ignore_index
+        for name, module in model.named_modules()
+        if _last(name) in _HEADS and isinstance(getattr(module, 'ignore_index', None), int)
+    }
+    for dataset in datasets:
+        labels = dataset.labels - {*range(len(dataset.classes or ()))}
+        field, ignored = next(iter(heads.items()), ('', None))
+        own = getattr(dataset.dataset, 'ignore_index', ignored)
+        if ignored is not None and own != ignored and own in dataset.labels:
+            warn(
+                f'{dataset.field}.ignore_index = {own} does not make the model ignore these pixels; '
+                f'{field} = {ignored} does'
+            )
+        for field, ignored in heads.items():
+            if labels - {ignored}:
+                raise UserError(
+                    f'{field} = {ignored}, but label maps of {dataset.field} have {abbreviate([*labels])}, '
+                    'which is no class',
+                    'set ignore_index to the same value in heads, data sets and evaluators',
+                )
+            if dataset.classes and ignored in range(len(dataset.classes)):
+                warn(f'{field} = {ignored}: {dataset.classes[ignored]!r} will not be learned')
+
+
 def _class_heads(model: nn.Module) -> Iterator[tuple[str, int]]:
     # Models that match text have no classes, and neither has the RPN.
     if hasattr(model, 'language_model') or type(model).__name__ == 'RPN':
         return
     for name, module in model.named_modules():
-        last = ([part for part in name.split('.') if not part.isdigit()] or [''])[-1]
         count = getattr(module, 'num_classes', None)
-        if last not in _HEADS or not isinstance(count, int):
+        if _last(name) not in _HEADS or not isinstance(count, int):
             continue
         if not getattr(module, 'class_agnostic', False):
             yield f'model.{_as_field(name)}.num_classes', count
+
+
+def _last(name: str) -> str:
+    """The last part of a module's name that is no number."""
+    return ([part for part in name.split('.') if not part.isdigit()] or [''])[-1]
 
 
 def _as_field(name: str) -> str:

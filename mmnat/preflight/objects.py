@@ -45,6 +45,7 @@ class Split:
         dropped: How many annotations are not among them, by reason.
         loads_masks: Whether the pipeline loads masks.
         packs_instances: Whether the pipeline hands on the annotations, for a metric without a file.
+        paths: The paths of its images.
     """
 
     field: str
@@ -56,6 +57,7 @@ class Split:
     dropped: Counter[str]
     loads_masks: bool
     packs_instances: bool
+    paths: Sequence[str] = ()
 
 
 def read_split(dataset: BaseDataset, field: str) -> Split | None:
@@ -81,7 +83,7 @@ def read_split(dataset: BaseDataset, field: str) -> Split | None:
         raise UserError(f'{field}.ann_file is empty', 'set it to a COCO annotation file')
     if 'img' not in dataset.data_prefix:
         keys = ', '.join(map(str, dataset.data_prefix)) or 'nothing'
-        raise UserError(f'{field}.data_prefix has {keys}, not img', 'name the folder of the images img')
+        raise UserError(f'{field}.data_prefix has {keys}, not img', "name the folder: dict(img='...')")
     let_pycocotools_read_utf8()
     coco = load_coco(path, annotated=False)  # lists of images to predict have no annotations
     check_classes(path, coco, dataset.metainfo.get('classes'), field)
@@ -293,6 +295,7 @@ def _describe(dataset: BaseDataset, coco: dict, samples: Sequence[dict], field: 
         ann_file=dataset.ann_file,
         classes=classes,
         images=chosen,
+        paths=[sample['img_path'] for sample in samples],
         annotated=len(annotations),
         objects=objects,
         dropped=dropped,
@@ -307,11 +310,12 @@ def _check_places(annotations: Sequence[dict], path: str, field: str) -> None:
     misplaced = [a['id'] for a in annotations if misses_box(a['segmentation'], a['bbox'])]
     if len(misplaced) > _MANY * len(annotations):
         problem = (
-            f'{field}: the polygons of {len(misplaced)} of {len(annotations)} annotations that were looked '
+            f'{field}: the masks of {len(misplaced)} of {len(annotations)} annotations that were looked '
             f'at in {path} lie outside their boxes (ids {abbreviate(misplaced, 3)})'
         )
         remedy = (
-            'write segmentation as x1, y1, x2, y2, ... in pixels, and bbox as left, top, width and height'
+            'write segmentation as x1, y1, x2, y2, ... in pixels or as run lengths by columns, and bbox as'
+            ' left, top, width and height'
         )
         if len(misplaced) == len(annotations):
             raise UserError(problem, remedy)

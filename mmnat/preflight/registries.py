@@ -126,7 +126,8 @@ def _not_buildable(field: str, name: str) -> UserError:
 
 def _unregistered(field: str, name: str, kinds: Sequence[Registry]) -> UserError:
     names = {known for registry in kinds for known in _names(registry)}
-    nearest = difflib.get_close_matches(name, sorted(names), n=3)
+    nearest = [known for known in sorted(names) if known.lower() == name.lower()]
+    nearest = nearest or difflib.get_close_matches(name, sorted(names), n=3)
     hint = f' (nearest: {", ".join(nearest)})' if nearest else ''
     return UserError(
         f'{field} = {name!r} is not registered{hint}',

@@ -8,17 +8,21 @@ from mmengine.dataset import BaseDataset
 
 from mmnat.errors import UserError, abbreviate, warn
 
-from .file_lists import check_file_list, similar_file
+from .file_lists import check_file_list
 from .images import check_dataset_images
 from .label_maps import check_label_maps
+from .similar import similar_file
 
 
-def check_segmentation_dataset(dataset: BaseDataset, field: str) -> None:
+def check_segmentation_dataset(dataset: BaseDataset, field: str) -> tuple[list[str], set[int]]:
     """Check the images and label maps of a data set of mmseg.
 
     Args:
         dataset: The data set. Nothing is checked if it is not for segmentation.
         field: Where the data set is in the config.
+
+    Returns:
+        The paths of its images, and the labels in those of its label maps that were looked at.
 
     Raises:
         UserError: If files are missing, do not belong together, or hold what mmseg cannot learn from.
@@ -26,31 +30,36 @@ def check_segmentation_dataset(dataset: BaseDataset, field: str) -> None:
     from mmseg.datasets import BaseSegDataset
 
     if not isinstance(dataset, BaseSegDataset):
-        return
+        return [], set()
     lists_files = type(dataset).load_data_list is BaseSegDataset.load_data_list
     if lists_files and dataset.data_prefix.get('img_path') is None:
         keys = ', '.join(dataset.data_prefix) or 'nothing'
         raise UserError(
             f'{field}.data_prefix has {keys}, not img_path', 'name the folders img_path and seg_map_path'
         )
+    if lists_files and dataset.data_prefix.get('seg_map_path') is None and _loads_label_maps(dataset):
+        raise UserError(
+            f'{field}.data_prefix has no seg_map_path, and the pipeline loads label maps',
+            'name their folder seg_map_path, or leave out LoadAnnotations in a test without label maps',
+        )
     try:
         samples = dataset.load_data_list()
     except UnicodeDecodeError as error:
-        raise UserError(
-            f'{field}.ann_file: {dataset.ann_file} is no text in UTF-8',
-            'list the images in it, a name a line',
-        ) from error
+        raise UserError(f'{field}.ann_file: {dataset.ann_file} is not UTF-8', 'save it as UTF-8') from error
     if lists_files:
         check_file_list(dataset, samples, field)
     samples = _selected(samples, dataset._indices, field)
     if not samples:
         raise UserError(f'{field} has no images', 'correct indices, ann_file or data_prefix')
-    if 'img_path' in samples[0] and any(type(t) is LoadImageFromFile for t in dataset.pipeline.transforms):
-        check_dataset_images([sample['img_path'] for sample in samples], field)
+    images = [sample['img_path'] for sample in samples if 'img_path' in sample]
+    if images and any(type(t) is LoadImageFromFile for t in dataset.pipeline.transforms):
+        check_dataset_images(images, field)
+    labels: set[int] = set()
     if _loads_label_maps(dataset):
         labeled = [sample for sample in samples if sample.get('seg_map_path')]
         _check_existence(labeled, len(samples), field)
-        check_label_maps(dataset, labeled, field)
+        labels = check_label_maps(dataset, labeled, field)
+    return images, labels
 
 
 def _selected(samples: list[dict], indices: int | Sequence[int] | None, field: str) -> list[dict]:

@@ -15,6 +15,7 @@ from mmnat.errors import CheckpointError, UserError, abbreviate
 from mmnat.models.backbone import NeighborhoodBackbone
 
 from .optimizer import Wrapper, check_optimizer_state
+from .schedules import check_schedules
 
 
 def check_checkpoint(path: str, model: nn.Module) -> None:
@@ -38,7 +39,8 @@ def check_resume(cfg: Config, model: nn.Module, optimizer: Wrapper | None) -> No
         cfg: The config. Without ``load_from`` the training resumes from the latest checkpoint in
             ``work_dir``.
         model: The model. The weights are loaded into it.
-        optimizer: The optimizer of the model, whose state is checked, too. Its settings are replaced.
+        optimizer: The optimizer of the model, whose state and schedules are checked, too. Its settings are
+            replaced.
     """
     path = cfg.get('load_from')
     if path is None:
@@ -61,6 +63,7 @@ def check_resume(cfg: Config, model: nn.Module, optimizer: Wrapper | None) -> No
     check_progress(checkpoint, path)
     if optimizer is not None:
         check_optimizer_state(path, checkpoint['optimizer'], optimizer, cfg)
+        check_schedules(path, checkpoint, optimizer, cfg)
 
 
 def check_load_from(path: str, model: nn.Module) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from mmnat.optimizers import NATLayerDecayOptimizerConstructor
 from mmnat.preflight.optimizer import BY_LAYER
 
 from .editor import ConfigEditor
@@ -24,6 +25,7 @@ _KEYS = f'{_PARAMWISE}.custom_keys'
 #: Settings in paramwise_cfg that belong to the model, not to the optimizer's recipe: what to do about
 #: parameters that heads share.
 _OF_MODELS = ('_scope_', 'bypass_duplicate')
+_OURS = NATLayerDecayOptimizerConstructor.__name__
 #: Arguments of constructors that give every layer its own learning rate.
 _BY_LAYER_SETTINGS = ('num_layers', 'decay_rate', 'layer_decay_rate', 'decay_type')
 
@@ -50,7 +52,7 @@ def set_optimizer(editor: ConfigEditor, mode: str, published: Mapping[str, float
     present = editor.get(_OPTIMIZER)
     if present is None:
         return
-    _remove_layer_decay(editor)
+    _replace_layer_decay(editor, mode)
     if mode == 'nat':
         _set_published(editor, published)
         rate = present.get('lr')
@@ -66,14 +68,24 @@ def set_optimizer(editor: ConfigEditor, mode: str, published: Mapping[str, float
         _exempt_from_decay(editor, names)
 
 
-def _remove_layer_decay(editor: ConfigEditor) -> None:
+def _replace_layer_decay(editor: ConfigEditor, mode: str) -> None:
+    """Have our own constructor take over what those of the frameworks do for other backbones."""
     constructor = editor.get('optim_wrapper.constructor')
-    if str(constructor).split('.')[-1] not in BY_LAYER:
+    if str(getattr(constructor, '__name__', constructor)).split('.')[-1] not in BY_LAYER:
         return
-    editor.remove('optim_wrapper.constructor', 'it does not know our layers')
-    for key in _BY_LAYER_SETTINGS:
-        if key in (editor.get(_PARAMWISE) or {}):
-            editor.remove(f'{_PARAMWISE}.{key}', 'of that constructor')
+    settings = editor.get(_PARAMWISE) or {}
+    rate = settings.get('decay_rate', settings.get('layer_decay_rate'))
+    if mode == 'nat' or rate is None:
+        editor.remove('optim_wrapper.constructor', 'it does not know our layers')
+        unused: tuple[str, ...] = _BY_LAYER_SETTINGS
+    else:
+        why = 'ours knows the layers of the new backbone'
+        editor.set('optim_wrapper.constructor', _OURS, why)
+        editor.set(f'{_PARAMWISE}.decay_rate', rate, 'of the old constructor')
+        unused = ('num_layers', 'layer_decay_rate')
+    for key in unused:
+        if key in settings:
+            editor.remove(f'{_PARAMWISE}.{key}', 'of the old constructor')
 
 
 def _set_published(editor: ConfigEditor, published: Mapping[str, float]) -> None:

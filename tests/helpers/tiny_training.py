@@ -96,14 +96,20 @@ log_processor = dict(by_epoch=False)
 """
 
 
-def draw_data(root):
-    """Four images of a disc and a square, with boxes, masks and label maps."""
+def draw_data(root, level=0, count=4):
+    """Images of a disc and a square, with boxes, masks and label maps.
+
+    Args:
+        root: The folder.
+        level: Added to the grey of the background, to draw images that differ.
+        count: How many images.
+    """
     for name in ('images', 'labels'):
         (root / name).mkdir(parents=True)
     coco = dict(images=[], annotations=[], categories=[])
     coco['categories'] = [dict(id=7, name='disc'), dict(id=3, name='square')]
-    for index in range(4):
-        image = np.full((64, 64, 3), 30 * index, np.uint8)
+    for index in range(count):
+        image = np.full((64, 64, 3), 30 * index + level, np.uint8)
         label = np.zeros((64, 64), np.uint8)
         for canvas, disc, square in ((image, (0, 0, 255), (255, 0, 0)), (label, 1, 2)):
             cv2.circle(canvas, (20, 20 + 4 * index), 12, disc, -1)

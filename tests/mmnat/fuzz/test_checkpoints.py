@@ -219,7 +219,10 @@ def pointers():
     yield Call(np.ndarray, (10**12,))
 
 
-@pytest.mark.parametrize('hostile', list(pointers()), ids=['array', 'scalar', 'call', *['object'] * 3, 'huge'])
+POINTERS = ['array', 'scalar', 'call', *['object'] * 3, 'huge']
+
+
+@pytest.mark.parametrize('hostile', list(pointers()), ids=POINTERS)
 def test_arrays_of_pointers(tmp_path, hostile):
     torch.save({'state_dict': {'a': torch.zeros(1)}, 'meta': hostile}, tmp_path / 'a.pth')
     with pytest.raises(CheckpointError):

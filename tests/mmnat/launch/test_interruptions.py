@@ -1,6 +1,5 @@
 """A training that is interrupted and resumed ends as one that is not: same weights, bit for bit."""
 
-import json
 import os
 import random
 import re
@@ -16,12 +15,12 @@ import torch
 
 pytest.importorskip('mmdet')
 
+from forked_commands import ForkedCommands
 from small_disk import NEEDS_MOUNT, Disk
 from tiny_training import DETECTOR, draw_data
 
 from mmnat.checkpoints.reading import read_checkpoint
 
-HELPER = Path(__file__).resolve().parents[2] / 'helpers/forked_trainings.py'
 TOOLS = Path(__file__).resolve().parents[3] / 'tools'
 EPOCHS, ITERATIONS = 3, 8
 COMMON = """
@@ -58,23 +57,14 @@ LAST = {'epochs': f'epoch_{EPOCHS}.pth', 'iterations': f'iter_{ITERATIONS}.pth'}
 
 
 class Trainings:
-    """The helper's process, and a config."""
+    """A server of commands, and a config."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.log = folder / 'log.txt'
         self.log.touch()
         draw_data(folder / 'data')
-        environment = os.environ | dict(OMP_NUM_THREADS='1')
-        self._process = subprocess.Popen(
-            [sys.executable, str(HELPER), str(self.log)],
-            env=environment,
-            stderr=subprocess.DEVNULL,
-            cwd=folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self._commands = ForkedCommands('mmdet')
 
     def config(self, loop: str, workers: int = 0) -> Path:
         path = self.folder / f'{loop}{workers}.py'
@@ -85,15 +75,9 @@ class Trainings:
     def run(
         self, config: Path, work_dir: Path, number: int = 0, when: float | str = 0
     ) -> tuple[int, float]:
-        arguments = [str(config), '--work-dir', str(work_dir)]
+        arguments = ['train', config, '--work-dir', work_dir]
         arguments += ['--resume'] * (work_dir / 'last_checkpoint').exists()
-        self._process.stdin.write(json.dumps([arguments, number, when]) + '\n')
-        self._process.stdin.flush()
-        for line in self._process.stdout:
-            if line.startswith('answer: '):
-                code, seconds = json.loads(line.removeprefix('answer: '))
-                return code, seconds
-        raise AssertionError('the helper has ended')
+        return self._commands.run(arguments, self.folder, self.log, number, when)
 
     def run_and_read(self, config: Path, work_dir: Path) -> tuple[int, str]:
         """The exit code, and what the training printed."""
@@ -102,8 +86,7 @@ class Trainings:
         return code, self.log.read_bytes()[begin:].decode()
 
     def close(self) -> None:
-        self._process.stdin.close()
-        self._process.wait()
+        self._commands.close()
 
 
 @pytest.fixture(scope='module')

@@ -7,6 +7,7 @@ pytest.importorskip('mmdet')
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from mmdet.datasets.transforms import LoadAnnotations
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -111,4 +112,24 @@ def test_masks_outside_their_box():
     assert misses_box([[value / 16 for value in SQUARE]], [2, 2, 6, 6])
     assert not misses_box([SQUARE], [2, 2, 6, 6])
     assert not misses_box([[0, 0, 1, 0, 1, 1], SQUARE], [4, 4, 20, 20])
-    assert not misses_box(RLE, [100, 100, 2, 2])
+    for encoded in (RLE, dict(size=[HEIGHT, WIDTH], counts=[0, 1, HEIGHT * WIDTH - 1])):
+        assert misses_box(encoded, [100, 100, 2, 2])
+        assert not misses_box(encoded, [0, 0, 2, 2])
+
+
+@given(
+    masks=arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40)), elements=st.integers(0, 1)),
+    cut=st.integers(0, 5),
+)
+def test_compressed_run_lengths_are_rejected_where_pycocotools_rejects_them(masks, cut):
+    encoded = coco_mask.encode(np.asfortranarray(masks))
+    counts = encoded['counts'][: len(encoded['counts']) - cut]
+    try:
+        coco_mask.decode(dict(encoded, counts=counts))
+        decodes = True
+    except ValueError:
+        decodes = False
+    segmentation = dict(size=encoded['size'], counts=counts.decode())
+    # What pycocotools reads of a number that is cut short can fit by chance.
+    assert decodes or find_fault(segmentation, masks.shape) is not None
+    assert cut or find_fault(segmentation, masks.shape) is None

@@ -275,7 +275,7 @@ def test_masks_outside_their_boxes(read, capsys):
         read, lambda coco: scale(coco, 6), pipeline=MASKS
     )
     read(lambda coco: scale(coco, 1), pipeline=MASKS)
-    assert 'the polygons of 1 of 6 annotations' in capsys.readouterr().err
+    assert 'the masks of 1 of 6 annotations' in capsys.readouterr().err
 
 
 class MaskHead(nn.Module):

@@ -189,7 +189,14 @@ def test_levels_beyond_ours_are_convolved():
 def test_a_pyramid_for_plain_transformers_goes():
     cfg, _ = swapped('mmseg::mae/mae-base_upernet_8xb2-amp-160k_ade20k-512x512.py')
     assert 'neck' not in cfg.model and cfg.model.decode_head.in_channels == [64, 128, 256, 512]
-    assert 'constructor' not in cfg.optim_wrapper
+
+
+def test_layer_decay_stays():
+    cfg, _ = swapped('mmseg::mae/mae-base_upernet_8xb2-amp-160k_ade20k-512x512.py')
+    wrapper = cfg.optim_wrapper
+    assert wrapper.constructor == 'NATLayerDecayOptimizerConstructor'
+    assert wrapper.paramwise_cfg.decay_rate == 0.65
+    assert not {'num_layers', 'layer_decay_rate'} & {*wrapper.paramwise_cfg}
 
 
 def test_wrapped_detectors():

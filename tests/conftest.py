@@ -8,11 +8,21 @@ ROOT = Path(__file__).parents[1]
 # Last: what is installed comes first, the real packages before their stand-ins.
 sys.path += [str(ROOT), str(ROOT / 'tests/helpers/stand_ins')]
 
+import pytest  # noqa: E402
+from earlier_runs import forget_earlier_runs  # noqa: E402
+
 from mmnat import commands  # noqa: E402, F401 - before torch: it says how threads wait
 from mmnat.launch.processes import end_with_parent  # noqa: E402
 
 if 'PYTEST_XDIST_WORKER' in os.environ:
     end_with_parent()
+
+
+@pytest.fixture(autouse=True)
+def runs_of_other_tests():
+    """Tests that run trainings in this process leave none of them to the next."""
+    yield
+    forget_earlier_runs()
 
 
 def pytest_ignore_collect(collection_path, config):

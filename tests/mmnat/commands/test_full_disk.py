@@ -10,6 +10,7 @@ import torch
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
+from earlier_runs import forget_earlier_runs
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from small_disk import NEEDS_MOUNT, disk
@@ -25,15 +26,9 @@ FULL = 'No space left on device'
 
 @pytest.fixture(scope='module')
 def run():
-    from mmdet.visualization import DetLocalVisualizer
-    from mmengine.visualization import Visualizer
-    from mmseg.visualization import SegLocalVisualizer
-
     def run(*arguments):
         """Run a command; returns its exit code."""
-        # Those of an earlier run would keep its directory, and its standard output.
-        for kept in (Visualizer, DetLocalVisualizer, SegLocalVisualizer, MMLogger):
-            kept._instance_dict.clear()
+        forget_earlier_runs(also=[MMLogger])  # which would keep the standard output
         try:
             main([str(argument) for argument in arguments])
         except SystemExit as end:

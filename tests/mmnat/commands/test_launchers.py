@@ -17,6 +17,7 @@ TOOLS = Path(__file__).resolve().parents[3] / 'tools'
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
+from earlier_runs import forget_earlier_runs  # noqa: E402
 from mmengine.logging import HistoryBuffer  # noqa: E402
 from mmengine.registry import TRANSFORMS  # noqa: E402
 from tiny_training import draw_data, write_configs  # noqa: E402
@@ -29,16 +30,10 @@ from mmnat.errors import CheckpointError  # noqa: E402
 @pytest.fixture(scope='module')
 def launch():
     """Run launchers in this process: starting one costs seconds of imports."""
-    from mmdet.visualization import DetLocalVisualizer
-    from mmengine.visualization import Visualizer
-    from mmseg.visualization import SegLocalVisualizer
-
     mains = {'train': train.main, 'test': test.main, 'predict': predict.main}
 
     def launch(name, *args):
-        # A visualizer of an earlier run would keep its directory.
-        for visualizer in (Visualizer, DetLocalVisualizer, SegLocalVisualizer):
-            visualizer._instance_dict.clear()
+        forget_earlier_runs()
         mains[name]([str(arg) for arg in args])
 
     return launch

@@ -11,6 +11,7 @@ pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
 import torch.distributed as dist
+from earlier_runs import forget_earlier_runs
 from mmengine.hooks import Hook
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import HOOKS
@@ -70,12 +71,7 @@ HOOKS.register_module(name='SameResultRecorder', module=Recorder, force=True)
 
 def trained(config, work_dir, text='', *options):
     """Train with a config to which some text is added. Returns the last checkpoint, losses and weights."""
-    from mmdet.visualization import DetLocalVisualizer
-    from mmengine.visualization import Visualizer
-    from mmseg.visualization import SegLocalVisualizer
-
-    for visualizer in (Visualizer, DetLocalVisualizer, SegLocalVisualizer):
-        visualizer._instance_dict.clear()
+    forget_earlier_runs()
     work_dir.mkdir()
     path = work_dir / 'config_of_test.py'
     path.write_text(f'{config.read_text()}\n{text}\n')

@@ -16,6 +16,8 @@ from mmnat.errors import UserError
 FOLDER = Path('benchmarks/results')
 # The flag in /proc/cpuinfo that torch's capability of this name needs.
 _CPU_FLAGS = {'default': None, 'avx2': 'avx2', 'avx512': 'avx512vl'}
+#: The instruction sets that ``--capability`` takes.
+CAPABILITIES = tuple(_CPU_FLAGS)
 _CAPABILITY = 'ATEN_CPU_CAPABILITY'
 
 
@@ -30,7 +32,7 @@ class Parser(argparse.ArgumentParser):
         )
         self.add_argument(
             '--capability',
-            choices=_CPU_FLAGS,
+            choices=CAPABILITIES,
             help='instruction set for torch and natten_ops; by default the best of the machine',
         )
         self.add_argument('--device', default='cpu', help='where to measure: cpu, the default, or cuda')

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import platform
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ pytest.importorskip('mmengine')
 
 from measured_calls import MEGABYTE, KnownMemory, allocate, fail  # noqa: E402
 
-from benchmarks import host_time, models, ops, plot  # noqa: E402
+from benchmarks import cpu_phases, host_time, models, ops, plot  # noqa: E402
 from benchmarks.lib import copies, operators, window_attention  # noqa: E402
 from benchmarks.lib.cases import Case  # noqa: E402
 from benchmarks.lib.devices import Cpu, Cuda, get_device  # noqa: E402
@@ -436,3 +437,18 @@ def test_profile(measured):
             assert sum(float(row['percent']) for row in of_one) == pytest.approx(100, abs=0.1)
             kinds = {row['kind'] for row in of_one}
             assert {'attention', 'linear', 'norm', 'gelu', 'other'} <= kinds
+
+
+@pytest.mark.long  # compiles the kernels
+@pytest.mark.skipif(platform.machine() != 'x86_64', reason='reads the clock of x86 processors')
+def test_cpu_phases(tmp_path, monkeypatch):
+    monkeypatch.setattr(cpu_phases, 'CASES', [(20, 48, 2, 16, 5)])
+    cpu_phases.main(['--repeats', '1', '--out', str(tmp_path / 'phases.csv')])
+    _, found = read_table(tmp_path / 'phases.csv', cpu_phases.COLUMNS)
+    for direction, products in (('forward', 2), ('backward', 4)):
+        whole, *phases = [row for row in found if row['direction'] == direction]
+        assert whole['phase'] == 'all' and all(row['phase'] in cpu_phases.PHASES for row in phases)
+        for column in ('milliseconds', 'inside', 'border'):
+            parts = sum(float(row[column]) for row in phases)
+            assert parts == pytest.approx(float(whole[column]), rel=1e-3)
+        assert len(phases) > products

@@ -9,6 +9,7 @@
 
 #include "../window.h"
 #include "calls.h"
+#include "phases.h"
 
 #if defined(__clang__)
 #pragma clang attribute push(                                                    \

@@ -174,13 +174,21 @@ void backward_query_tile(const BackwardCall& call, const BackwardBuffers<T>& buf
   const Partners<T> partners =
       key_partners<T, kLanes>(problem, run, group, columns, tile, buffers, prefetcher);
   if (is_permuted(tile.access)) make_masks<kLanes, T>(tile, buffers.masks);
-  dot<V, T>(partners, buffers.queries + own, problem.head_dim * pitch, pitch, buffers.keys,
-            static_cast<const T*>(call.bias), buffers.tile_weights);
-  dot<V, T>(partners, buffers.grad_outputs + own, problem.head_dim * pitch, pitch, buffers.values,
-            nullptr, buffers.tile_grads);
-  prefetcher.finish(tile.count);
+  const bool is_border = tile.access != Access::kPlain;
+  {
+    const PhaseTimer timer(Phase::kLogits, is_border);
+    dot<V, T>(partners, buffers.queries + own, problem.head_dim * pitch, pitch, buffers.keys,
+              static_cast<const T*>(call.bias), buffers.tile_weights);
+  }
+  {
+    const PhaseTimer timer(Phase::kGradWeights, is_border);
+    dot<V, T>(partners, buffers.grad_outputs + own, problem.head_dim * pitch, pitch, buffers.values,
+              nullptr, buffers.tile_grads);
+    prefetcher.finish(tile.count);
+  }
 
   for (int64_t row = 0; row < group.rows; ++row) {
+    const PhaseTimer timer(Phase::kWeigh, is_border);
     const int64_t index = (group.position + row) * problem.dilation[0] + run.residue;
     const T* from = static_cast<const T*>(call.logsumexp) +
                     row_offset(problem, run.batch, index, tile.begin, run.head);
@@ -193,15 +201,22 @@ void backward_query_tile(const BackwardCall& call, const BackwardBuffers<T>& buf
     return;  // another unit computes these queries' gradients
   }
 
-  if (call.grad_bias) add_grad_bias<V>(buffers, problem, run, partners, tile);
+  if (call.grad_bias) {
+    const PhaseTimer timer(Phase::kGradBias, is_border);
+    add_grad_bias<V>(buffers, problem, run, partners, tile);
+  }
 
   const int64_t row_size = problem.head_dim * kLanes;
   T* grad_queries[kRows];
   for (int64_t row = 0; row < group.rows; ++row) {
     grad_queries[row] = buffers.grad_queries + row * row_size;
   }
-  __builtin_memset(buffers.grad_queries, 0, group.rows * row_size * sizeof(T));
-  add<V>(partners, group.rows, buffers.tile_grads, kLanes, buffers.keys, grad_queries, kLanes);
+  {
+    const PhaseTimer timer(Phase::kGradQuery, is_border);
+    __builtin_memset(buffers.grad_queries, 0, group.rows * row_size * sizeof(T));
+    add<V>(partners, group.rows, buffers.tile_grads, kLanes, buffers.keys, grad_queries, kLanes);
+  }
+  const PhaseTimer timer(Phase::kStore, is_border);
   for (int64_t row = 0; row < group.rows; ++row) {
     const int64_t index = (group.position + row) * problem.dilation[0] + run.residue;
     store_tokens<kLanes>(grad_queries[row], kLanes, V{} + static_cast<T>(problem.scale), tile.count,
@@ -215,6 +230,7 @@ void backward_query_tile(const BackwardCall& call, const BackwardBuffers<T>& buf
 template <typename V, typename T>
 void backward_key_tile(const BackwardCall& call, const BackwardBuffers<T>& buffers, const Run& run,
                        const RowGroup& group, const Columns& columns, const ColumnTile& tile) {
+  const PhaseTimer timer(Phase::kGradKeyValue, tile.access != Access::kPlain);
   constexpr int kLanes = sizeof(V) / sizeof(T);
   const Problem& problem = call.problem;
   const int64_t k0 = problem.kernel_size[0];
@@ -322,6 +338,7 @@ void backward_run(const BackwardCall& call, const BackwardBuffers<T>& buffers, c
       }
       const RowGroup group = make_group(problem, run, position, end, buffers.rows);
       for (; loaded < group.end_key(k0); ++loaded) {
+        const PhaseTimer timer(Phase::kLoad);
         const int64_t to = loaded % buffers.ring_rows * ring_row + Columns::kPadding;
         load_row<Element>(call.key, problem, run, loaded, columns.key_begin, columns.key_end, T(1),
                           buffers.keys + to, pitch);
@@ -329,6 +346,7 @@ void backward_run(const BackwardCall& call, const BackwardBuffers<T>& buffers, c
                           T(1), buffers.values + to, pitch);
       }
       for (int64_t row = 0; row < group.rows; ++row) {
+        const PhaseTimer timer(Phase::kLoad);
         const int64_t to =
             row * ring_row + Columns::kPadding + columns.query_begin - columns.key_begin;
         load_row<Element>(call.query, problem, run, position + row, columns.query_begin,
@@ -379,6 +397,7 @@ void backward_run(const BackwardCall& call, const BackwardBuffers<T>& buffers, c
       const int64_t complete =
           position <= last_query ? window_start({run.residue, position, run.count}, k0) : loaded;
       for (; stored < complete; ++stored) {
+        const PhaseTimer timer(Phase::kStore);
         T* grad_key = buffers.grad_keys + stored % buffers.ring_rows * ring_row;
         T* grad_value = buffers.grad_values + stored % buffers.ring_rows * ring_row;
         // The queries were multiplied by scale * log2(e).

@@ -6,6 +6,7 @@
 
 #include "../window.h"
 #include "calls.h"
+#include "phases.h"
 
 namespace natten_ops::cpu {
 namespace {

@@ -242,17 +242,25 @@ void forward_tile(const ForwardCall& call, const ForwardBuffers<T>& buffers, con
 
   const T factor = static_cast<T>(problem.scale * 1.4426950408889634);
   T* outputs[kRows];
-  for (int64_t row = 0; row < group.rows; ++row) {
-    load_row<Element>(call.query, problem, run, group.position + row, tile.begin,
-                      tile.begin + tile.count, factor, buffers.queries + row * row_size, kLanes);
-    outputs[row] = buffers.outputs + row * row_size;
+  const bool is_border = tile.access != Access::kPlain;
+  {
+    const PhaseTimer timer(Phase::kLoad, is_border);
+    for (int64_t row = 0; row < group.rows; ++row) {
+      load_row<Element>(call.query, problem, run, group.position + row, tile.begin,
+                        tile.begin + tile.count, factor, buffers.queries + row * row_size, kLanes);
+      outputs[row] = buffers.outputs + row * row_size;
+    }
   }
-  dot<V>(partners, buffers.queries, row_size, kLanes, buffers.keys,
-         static_cast<const T*>(call.bias), buffers.logits);
-  prefetcher.finish(tile.count);
+  {
+    const PhaseTimer timer(Phase::kLogits, is_border);
+    dot<V>(partners, buffers.queries, row_size, kLanes, buffers.keys,
+           static_cast<const T*>(call.bias), buffers.logits);
+    prefetcher.finish(tile.count);
+  }
 
   V inverse[kRows];
   for (int64_t row = 0; row < group.rows; ++row) {
+    const PhaseTimer timer(Phase::kSoftmax, is_border);
     V logsumexp;
     softmax_row<V>(partners, window, buffers.logits + row * window * kLanes, inverse[row],
                    logsumexp);
@@ -263,8 +271,12 @@ void forward_tile(const ForwardCall& call, const ForwardBuffers<T>& buffers, con
     for (int64_t lane = 0; lane < tile.count; ++lane) to[lane * problem.heads] = logsumexp[lane];
   }
 
-  __builtin_memset(buffers.outputs, 0, group.rows * row_size * sizeof(T));
-  add<V>(partners, group.rows, buffers.logits, kLanes, buffers.values, outputs, kLanes);
+  {
+    const PhaseTimer timer(Phase::kWeightedSum, is_border);
+    __builtin_memset(buffers.outputs, 0, group.rows * row_size * sizeof(T));
+    add<V>(partners, group.rows, buffers.logits, kLanes, buffers.values, outputs, kLanes);
+  }
+  const PhaseTimer timer(Phase::kStore, is_border);
   for (int64_t row = 0; row < group.rows; ++row) {
     const int64_t index = (group.position + row) * problem.dilation[0] + run.residue;
     store_tokens<kLanes>(outputs[row], kLanes, inverse[row], tile.count, problem.head_dim,
@@ -283,6 +295,7 @@ void forward_run(const ForwardCall& call, const ForwardBuffers<T>& buffers, cons
     const RowGroup group = make_group(problem, run, position, run.end_position, buffers.rows);
     if (loaded < group.first_key()) loaded = group.first_key();
     for (; loaded < group.end_key(problem.kernel_size[0]); ++loaded) {
+      const PhaseTimer timer(Phase::kLoad);
       const int64_t to = loaded % buffers.ring_rows * ring_row + Columns::kPadding;
       load_row<Element>(call.key, problem, run, loaded, columns.key_begin, columns.key_end, T(1),
                         buffers.keys + to, buffers.pitch);

@@ -419,6 +419,7 @@ def test_modules(measured, monkeypatch):
         assert float(mean['speed_to_swin']) == float(mean['memory_to_swin']) == 1
 
 
+@pytest.mark.long
 def test_backbones(measured):
     rows = measured('backbones')
     assert len(rows) == 2 * 3
@@ -429,6 +430,7 @@ def test_backbones(measured):
         assert float(row['memory_to_swin']) == pytest.approx(memory, rel=1e-4)
 
 
+@pytest.mark.long
 def test_profile(measured):
     rows = measured('profile')
     for backbone in ('NAT-Tiny', 'DiNAT-Tiny', 'Swin-Tiny'):

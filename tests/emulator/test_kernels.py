@@ -463,7 +463,7 @@ def test_what_is_not_finite_stays_where_the_mathematics_puts_it(
 
 @pytest.mark.parametrize(
     ('number', 'spatial', 'kernel_size'),
-    [(NAN, (7, 9), 6), (INFINITY, (8, 7), 7)],
+    [pytest.param(NAN, (7, 9), 6, marks=pytest.mark.long), (INFINITY, (8, 7), 7)],
 )
 @pytest.mark.parametrize('place', not_finite.PLACES)
 def test_what_is_not_finite_in_sums_of_tf32(worker, monkeypatch, number, spatial, kernel_size, place):

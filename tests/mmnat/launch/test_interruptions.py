@@ -22,6 +22,7 @@ from tiny_training import DETECTOR, draw_data
 from mmnat.checkpoints.reading import read_checkpoint
 
 TOOLS = Path(__file__).resolve().parents[3] / 'tools'
+pytestmark = pytest.mark.long
 EPOCHS, ITERATIONS = 3, 8
 COMMON = """
 model['backbone']['drop_path_rate'] = 0.3
@@ -130,13 +131,10 @@ def finish(trainings, config, work_dir, loop):
 @pytest.mark.parametrize(
     ('loop', 'workers', 'moments'),
     [
-        ('epochs', 0, ('Iter(train) [ 5/12]',)),  # in the middle of an epoch
-        # Twice in the same epoch, and in a validation.
-        pytest.param(
-            'epochs', 0, ('Iter(train) [ 5/12]', 'Iter(train) [ 7/12]', 'Iter(val)'), marks=pytest.mark.long
-        ),
-        pytest.param('epochs', 2, ('Iter(train) [ 6/12]',), marks=pytest.mark.long),
-        pytest.param('iterations', 0, ('Iter(train) [3/8]', 'Iter(val)'), marks=pytest.mark.long),
+        # In the middle of an epoch, twice in the same, and in a validation.
+        ('epochs', 0, ('Iter(train) [ 5/12]', 'Iter(train) [ 7/12]', 'Iter(val)')),
+        ('epochs', 2, ('Iter(train) [ 6/12]',)),
+        ('iterations', 0, ('Iter(train) [3/8]', 'Iter(val)')),
     ],
 )
 def test_sigterm_saves_and_resumes(trainings, whole, tmp_path, loop, workers, moments):
@@ -178,13 +176,11 @@ def interrupt_often(trainings, whole, work_dir, loop, times, source):
     )
 
 
-@pytest.mark.long
 @pytest.mark.parametrize('loop', LOOPS)
 def test_many_interruptions(trainings, whole, tmp_path, loop):
     interrupt_often(trainings, whole, tmp_path, loop, 50, random.Random(1))
 
 
-@pytest.mark.long
 @pytest.mark.parametrize('name', ['averaged', 'averaged with buffers', 'accumulated', 'all'])
 def test_what_checkpoints_hold_besides(trainings, tmp_path, name):
     """Ended in a validation, which is saved; killed after a checkpoint inside of an accumulation."""
@@ -202,7 +198,6 @@ def test_what_checkpoints_hold_besides(trainings, tmp_path, name):
         assert not differing(again, averaged)
 
 
-@pytest.mark.long
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason='needs gloo')
 def test_processes_of_a_distributed_run_stop_together(trainings, tmp_path):
     config = trainings.config('epochs', workers=2)
@@ -233,7 +228,6 @@ def test_processes_of_a_distributed_run_stop_together(trainings, tmp_path):
 
 
 @NEEDS_MOUNT
-@pytest.mark.long
 def test_a_disk_without_room_for_the_next_checkpoint(trainings, whole, tmp_path):
     wanted, _ = whole('epochs')
     config = trainings.config('epochs')
@@ -257,7 +251,6 @@ def test_a_disk_without_room_for_the_next_checkpoint(trainings, whole, tmp_path)
 
 
 @NEEDS_MOUNT
-@pytest.mark.long
 @pytest.mark.parametrize('visualizer', ["vis_backends=[dict(type='LocalVisBackend')]", 'vis_backends=[]'])
 def test_a_disk_without_room_for_the_log(trainings, tmp_path, visualizer):
     """With the scalars of the visualizer, and with the log alone."""

@@ -63,7 +63,7 @@ def train_by_mmengine(path, work_dir, seed):
     return recorded()
 
 
-@pytest.mark.parametrize('seed', [5, None])
+@pytest.mark.parametrize('seed', [5, pytest.param(None, marks=pytest.mark.long)])
 def test_same_training_as_by_mmengine(config, tmp_path, monkeypatch, seed):
     with monkeypatch.context() as patch:
         patch.setattr(Runner, 'build_model', None)  # the model is built once, and not by the runner

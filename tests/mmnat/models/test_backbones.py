@@ -525,7 +525,9 @@ def test_failed_download_names_the_remedy(tmp_path, monkeypatch):
         initialized('http://localhost:9/nat_mini.pth')
 
 
-@pytest.mark.parametrize(('one', 'other'), [('mmdet', 'mmseg'), ('mmseg', 'mmdet')])
+@pytest.mark.parametrize(
+    ('one', 'other'), [('mmdet', 'mmseg'), pytest.param('mmseg', 'mmdet', marks=pytest.mark.long)]
+)
 def test_packages_register_without_each_other(one, other):
     if importlib.util.find_spec(one) is None:
         pytest.skip(f'{one} is not installed')

@@ -1,6 +1,7 @@
 """What all tests share. Helpers are in tests/helpers, which pyproject.toml makes importable."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from mmnat.launch.processes import end_with_parent  # noqa: E402
 
 if 'PYTEST_XDIST_WORKER' in os.environ:
     end_with_parent()
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # Shells start jobs in the background so; the processes that tests interrupt would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

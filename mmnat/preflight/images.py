@@ -55,13 +55,8 @@ def check_dataset_images(paths: Sequence[str], field: str) -> None:
             else 'correct data_root or data_prefix, or restore the files',
         )
     # Decoding is slow: only the files that Pillow doubts are decoded.
-    broken = [path for path in paths if not _is_sound(path) and not _is_whole(path)]
-    if broken:
-        raise UserError(
-            f'{field}: {len(broken)} of {count} cannot be decoded: {abbreviate(broken, 3)}',
-            'replace the files, or remove them from the data set',
-        )
-    _check_brightness(paths, field)
+    _reject([path for path in paths if not _is_sound(path) and not _is_whole(path)], field, count)
+    _check_brightness(paths, field, count)
 
 
 def check_image_sizes(
@@ -154,11 +149,20 @@ def _loaded_size(path: str, header: Header) -> tuple[int, int]:
     return header.size if image is None else (image.shape[1], image.shape[0])
 
 
-def _check_brightness(paths: Sequence[str], field: str) -> None:
+def _reject(broken: Sequence[str], field: str, count: str) -> None:
+    if broken:
+        raise UserError(
+            f'{field}: {len(broken)} of {count} cannot be decoded: {abbreviate(broken, 3)}',
+            'replace the files, or remove them from the data set',
+        )
+
+
+def _check_brightness(paths: Sequence[str], field: str, count: str) -> None:
     """Warn if images of 16 bits become nearly black: OpenCV keeps the upper 8 bits."""
     wide = [path for path in paths if (header := read_header(path)) and header.mode.startswith('I')]
-    looked_at = some(wide, _MOST_WIDE)
-    if looked_at and max(mmcv.imread(path).max() for path in looked_at) < _DARK:
+    images = {path: mmcv.imread(path) for path in some(wide, _MOST_WIDE)}
+    _reject([path for path, image in images.items() if image is None], field, count)
+    if images and max(image.max() for image in images.values()) < _DARK:
         warn(
             f'{field}: {len(wide)} of {len(paths)} images have 16 bits and are nearly black once they are '
             f'loaded, for OpenCV keeps the upper 8 bits ({abbreviate(wide, 3)}); scale the values to '

@@ -67,6 +67,12 @@ _DATASET: dict[str, tuple[type, ...]] = {
     'datasets': (list,),
 }
 
+# What data sets of data sets need.
+_NEEDED: dict[str, dict[str, tuple[type, ...]]] = {
+    'RepeatDataset': {'dataset': (dict,), 'times': (int,)},
+    'ConcatDataset': {'datasets': (list,)},
+}
+
 
 def check_structure(cfg: Config) -> None:
     """Check that the common fields of a config are dicts, lists or strings where they should be.
@@ -113,6 +119,9 @@ def _check_dataset(path: str, dataset: Any) -> None:
         _check_dataset(f'{path}.datasets[{index}]', part)
     if dataset.get('type') is None:
         raise UserError(f'{path} has no type', "name one, for example type='CocoDataset'")
+    kind = dataset['type'].rpartition('.')[2] if isinstance(dataset['type'], str) else ''
+    for name, types in _NEEDED.get(kind, {}).items():
+        _check(f'{path}.{name}', dataset.get(name), types, optional=False)
 
 
 def _check(path: str, value: Any, kinds: tuple[type, ...], optional: bool = True) -> None:

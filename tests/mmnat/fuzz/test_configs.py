@@ -108,6 +108,11 @@ def test_a_right_one_passes(check, folder, name):
         ('train_dataloader', 'a', "train_dataloader = 'a' is not a dict"),
         ('train_dataloader.dataset', ..., 'train_dataloader.dataset = None is not a dict'),
         ('train_dataloader.dataset.dataset', None, '.dataset.dataset = None is not a dict'),
+        (
+            'train_dataloader.dataset.times',
+            ...,
+            'train_dataloader.dataset.times = None is not a whole number',
+        ),
         ('train_dataloader.dataset.dataset.type', 3, '.dataset.dataset.type = 3 is not a string'),
         ('train_dataloader.dataset.dataset.pipeline', 'a', "pipeline = 'a' is not a list"),
         ('train_dataloader.dataset.dataset.pipeline.0', 'a', "pipeline[0] = 'a' is not a dict"),

@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := $(shell printf '%s' "$(CURDIR) $$NATTEN_OPS_CUDA $$TORCH_CUDA_ARCH_LIST $$CUDA_HOME" | cksum | cut -d' ' -f1)
 ENVIRONMENT := .venv/environment-$(STAMP)
 PROJECT := .venv/project-$(STAMP)
-SOURCES = find natten_ops/csrc tests/emulator/simt -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh'
+SOURCES = find natten_ops/csrc tests/emulator/simt benchmarks/lib -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh'
 # A test that hangs fails.
 LIMIT := --timeout=900
 PYTEST := $(BIN)/python -m pytest $(LIMIT)

@@ -13,6 +13,8 @@ from mmnat.errors import UserError, abbreviate, warn
 from mmnat.models.backbone import NeighborhoodBackbone
 from mmnat.quiet import quiet
 
+from .registries import reason
+
 #: Constructors of mmdet and mmseg that give every layer its own learning rate. They know other backbones.
 BY_LAYER = ('LearningRateDecayOptimizerConstructor', 'LayerDecayOptimizerConstructor')
 
@@ -49,8 +51,7 @@ def build_optimizer(cfg: Config, model: nn.Module) -> Wrapper | None:
         with quiet():
             return build_optim_wrapper(model, wrapper)
     except Exception as error:  # by which constructors reject arguments and values
-        why = (str(error).strip('"').splitlines() or [type(error).__name__])[0]
-        raise UserError(f'optim_wrapper cannot be built: {why}', 'correct it') from error
+        raise UserError(f'optim_wrapper cannot be built: {reason(error)}', 'correct it') from error
 
 
 def check_optimizer_state(path: str, saved: dict[str, Any], wrapper: Wrapper, cfg: Config) -> None:

@@ -10,6 +10,8 @@ from mmengine.registry import PARAM_SCHEDULERS
 
 from mmnat.errors import UserError, abbreviate, warn
 
+from .registries import reason
+
 # What a schedule knows of its progress and of the optimizer, whose settings have a check of their own.
 _ANY_LENGTH = 10_000  # of an epoch, which is not known before the data loader is built
 _PROGRESS = ('last_step', 'base_values', 'verbose')
@@ -31,10 +33,9 @@ def check_param_scheduler(cfg: Config, wrapper: Any) -> None:
     for index, part in enumerate(_parts(cfg)):
         try:
             _build(part, wrapper, cfg, _ANY_LENGTH)
-        except (AssertionError, KeyError, TypeError, ValueError) as error:
-            reason = str(error).strip('"').splitlines()[0]
+        except Exception as error:  # by which constructors reject arguments and values
             raise UserError(
-                f'param_scheduler[{index}] cannot be built: {reason}', 'correct its arguments'
+                f'param_scheduler[{index}] cannot be built: {reason(error)}', 'correct its arguments'
             ) from error
         finally:
             for group, before in zip(wrapper.optimizer.param_groups, rates, strict=True):

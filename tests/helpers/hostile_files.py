@@ -23,9 +23,8 @@ from mmnat import errors
 #: How many times as many inputs `make test-all` takes as `make test`: four minutes of two cores.
 LONG = 80
 
-SECONDS = (
-    30  # for an input. Most take milliseconds; the limit is for a machine that does other things, too.
-)
+#: For an input. Most take milliseconds; the limit is for a machine that does other things, too.
+SECONDS = 30
 MEGABYTES = 1024  # more than the process has at its start
 _LONGEST = 3000  # characters in a message
 _OUTSIDE = 'reached outside: '
@@ -39,14 +38,8 @@ _NEVER = {
 # What it may do in its folder only.
 _INSIDE = {
     *('open', 'os.remove', 'os.rename', 'os.rmdir', 'os.mkdir', 'os.link', 'os.symlink', 'os.chmod'),
-    *(
-        'os.truncate',
-        'os.utime',
-        'shutil.rmtree',
-        'shutil.move',
-        'shutil.copyfile',
-        'shutil.unpack_archive',
-    ),
+    *('os.truncate', 'os.utime', 'shutil.rmtree', 'shutil.move', 'shutil.copyfile'),
+    'shutil.unpack_archive',
 }
 
 
@@ -64,6 +57,19 @@ class Outcome:
     @property
     def is_right(self):
         return self.kind in ('accepted', 'refused')
+
+
+def put_no_file(path, kind):
+    """Put something at a path that is no file: a pipe, a folder, a link to a device or to itself."""
+    if path.is_dir():
+        path.rmdir()
+    path.unlink(missing_ok=True)
+    if kind == 'pipe':
+        os.mkfifo(path)
+    elif kind == 'folder':
+        path.mkdir()
+    else:
+        path.symlink_to('/dev/zero' if kind == 'device' else path)
 
 
 class Confined:

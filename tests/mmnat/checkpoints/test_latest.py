@@ -23,7 +23,7 @@ def write(path):
 
 
 @pytest.mark.parametrize(
-    'named', ['{folder}/iter_2.pth', '/elsewhere/runs/iter_2.pth', 'runs/work/iter_2.pth']
+    'named', ['{folder}/iter_2.pth', '/elsewhere/runs/iter_2.pth', 'runs/first/iter_2.pth']
 )
 def test_file_in_the_folder(work, named):
     write(work / 'iter_2.pth')

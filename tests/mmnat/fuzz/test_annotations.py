@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip('mmdet')
 
 from coco_split import CLASSES, new_coco, write_images
-from hostile_files import ODD_VALUES, Confined, examples, mutated, places, replaced
+from hostile_files import ODD_VALUES, Confined, examples, mutated, places, put_no_file, replaced
 from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.config import Config
@@ -208,16 +208,10 @@ def test_contents(check, reader, content, problem):
 
 @pytest.mark.parametrize('reader', READERS)
 @pytest.mark.parametrize('kind', ['pipe', 'folder', 'device', 'loop'])
-def test_what_is_no_file(readers, reader, kind, tmp_path):
+def test_what_is_no_file(readers, reader, kind):
     folder, found = readers
     path = folder / 'no_file.json'
-    path.unlink(missing_ok=True)
-    if kind == 'pipe':
-        os.mkfifo(path)
-    elif kind == 'folder':
-        path = folder
-    else:
-        path.symlink_to('/dev/zero' if kind == 'device' else path)
+    put_no_file(path, kind)
     with Confined(lambda path: found[reader](path), folder) as confined:
         outcome = confined(str(path))
     assert outcome.kind == 'refused' and str(path) in outcome.text

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
-from hostile_files import Confined, examples, mutated
+from hostile_files import Confined, examples, mutated, put_no_file
 from hypothesis import given
 from hypothesis import strategies as st
 from mmcv.transforms import Compose, LoadImageFromFile
@@ -172,15 +172,7 @@ def test_findings(check, reader, content, suffix):
 def test_what_is_no_file(readers, reader, kind):
     folder, found = readers
     path = folder / 'no_file.jpg'
-    if path.is_dir():
-        path.rmdir()
-    path.unlink(missing_ok=True)
-    if kind == 'pipe':
-        os.mkfifo(path)
-    elif kind == 'folder':
-        path.mkdir()
-    else:
-        path.symlink_to('/dev/zero' if kind == 'device' else path)
+    put_no_file(path, kind)
     with Confined(lambda path: found[reader](path), folder) as confined:
         outcome = confined(str(path))
     assert outcome.kind == 'refused' and str(path) in outcome.text

@@ -28,7 +28,9 @@ pytestmark = [
     pytest.mark.alone,
     pytest.mark.skipif(bool(what_is_missing()), reason=what_is_missing()),
     pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason='needs gloo'),
-    pytest.mark.skipif(torch.cuda.is_available(), reason='its GPUs are those of no machine'),
+    pytest.mark.skipif(
+        torch.cuda.is_available(), reason='the cluster announces GPUs that do not exist, for runs on CPUs'
+    ),
 ]
 
 

@@ -87,3 +87,11 @@ def test_schedules_that_cannot_be_built():
     assert 'initial_lr' not in wrapper.optimizer.param_groups[0]  # as it was
     with pytest.raises(UserError, match=r"param_scheduler\[1\] cannot be built: .*'milestone'"):
         check_param_scheduler(schedules(STEPS, dict(type='MultiStepLR', milestone=[1])), wrapper)
+
+
+def test_fault_without_a_text():
+    def silent(**_):
+        raise AssertionError
+
+    with pytest.raises(UserError, match=r'param_scheduler\[0\] cannot be built: AssertionError in '):
+        check_param_scheduler(schedules(dict(type=silent)), wrapped())

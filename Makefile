@@ -16,7 +16,7 @@ EVERY_CORE := OMP_NUM_THREADS=1 $(PYTEST) -n auto --dist worksteal
 SANITIZED = $(filter-out %_compile.py %_reference.py,$(wildcard tests/natten_ops/test_*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seg test test-all test-sanitize test-matrix test-gpu wheel \
+.PHONY: help setup demo demo-seg test test-all test-sanitize test-matrix test-gpu fuzz wheel \
 	benchmark benchmark-gpu docs lint format lock clean
 .DELETE_ON_ERROR:
 
@@ -50,6 +50,9 @@ test-all: test wheel  ## run the long tests, too, all CUDA devices, sanitizers, 
 	$(PYTEST) -m 'alone and long'
 	$(MAKE) test-sanitize
 	$(NOX) -s "wheel(python='$$($(BIN)/python -c "import sys; print('{}.{}'.format(*sys.version_info))")', torch='2.10.0')"
+
+fuzz: setup  ## look for files and configs that end in a traceback, with other inputs in each run
+	FUZZ=1 $(EVERY_CORE) -m long tests/mmnat/fuzz
 
 test-matrix: wheel  ## install the wheel beside every supported torch and Python and run the operator's tests there
 	$(NOX)

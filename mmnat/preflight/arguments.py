@@ -62,7 +62,7 @@ def _loops(cfg: Config, train: bool) -> Iterator[tuple[str, Mapping[str, Any], C
                     "set type='EpochBasedTrainLoop' and max_epochs",
                 )
             default = EpochBasedTrainLoop if part['by_epoch'] else IterBasedTrainLoop
-        yield field, part, _class(registries.LOOPS, part.get('type', default))
+        yield field, part, _class(field, registries.LOOPS, part.get('type', default))
 
 
 def _hooks(cfg: Config) -> Iterator[tuple[str, Mapping[str, Any], Callable]]:
@@ -70,10 +70,12 @@ def _hooks(cfg: Config) -> Iterator[tuple[str, Mapping[str, Any], Callable]]:
     hooks += [(f'custom_hooks[{index}]', hook) for index, hook in enumerate(cfg.get('custom_hooks') or [])]
     for field, hook in hooks:
         if isinstance(hook, dict) and 'type' in hook:
-            yield field, hook, _class(registries.HOOKS, hook['type'])
+            yield field, hook, _class(field, registries.HOOKS, hook['type'])
 
 
-def _class(registry: Registry, kind: Any) -> Any:
+def _class(field: str, registry: Registry, kind: Any) -> Any:
+    if kind is None:
+        raise UserError(f'{field}.type = None is not a string', 'name a type, or leave the field out')
     return registered(registry, kind) if isinstance(kind, str) else kind
 
 

@@ -228,10 +228,10 @@ def _guard(folder):
 
 
 def examples(count, long=False):
-    """Settings for a number of inputs: the same in each run, or for ``make test-all`` others and more."""
+    """Settings for a number of inputs: more for the long tests; others in each run of ``make fuzz``."""
     return settings(
         max_examples=count * (LONG if long else 1),
-        derandomize=not long,
+        derandomize='FUZZ' not in os.environ,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),

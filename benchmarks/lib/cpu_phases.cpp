@@ -33,13 +33,15 @@ extern "C" int64_t run_kernels(const Problem* problem, int is_backward, int is_b
   const Dtype dtype = is_bfloat16 ? Dtype::kBFloat16 : Dtype::kFloat32;
   const auto at = [&](int index) { return cpu::view(*problem, tensors[index]); };
   if (!is_backward) {
-    const cpu::ForwardCall call{
-        *problem, cpu::make_forward_plan(*problem, 1), dtype, at(0), at(1), at(2), at(3), bias,
-        logsumexp};
+    const cpu::ForwardCall call{*problem, cpu::make_forward_plan(*problem, dtype, 1),
+                                dtype,    at(0),
+                                at(1),    at(2),
+                                at(3),    bias,
+                                logsumexp};
     cpu::forward(call, 0, call.plan.units(*problem));
     return 0;
   }
-  const cpu::Plan plan = cpu::make_backward_plan(*problem, 1);
+  const cpu::Plan plan = cpu::make_backward_plan(*problem, dtype, 1);
   const int64_t slabs = problem->batch * problem->heads * plan.head_slabs(*problem);
   if (!tensors) return slabs;
   const cpu::BackwardCall call{*problem, plan,      dtype, at(4), at(0), at(1),    at(2),

@@ -25,8 +25,8 @@ def main() -> None:
     for dtype in DTYPES:
         for _ in range(20):
             check(random_problem(source, dtype))
-        for head_dim in (32, 40):
-            check(Problem(1, (10, 67), 1, head_dim, (5, 7), (1, 2), dtype, dtype, ('fused',) * 4))
+        for width, heads, head_dim in ((67, 1, 32), (150, 3, 40)):
+            check(Problem(1, (10, width), heads, head_dim, (5, 7), (1, 2), dtype, dtype, ('fused',) * 4))
     for place in PLACES:
         for name, actual, wanted in patterns(float('nan'), place, (9, 20), 3, 2):
             assert torch.equal(actual, wanted), name

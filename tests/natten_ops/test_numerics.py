@@ -43,23 +43,30 @@ def test_against_float64_reference(source, dtype):
 
 
 @pytest.mark.parametrize(
-    ('spatial', 'kernel_size', 'dilation', 'head_dim'),
+    ('spatial', 'kernel_size', 'dilation', 'heads', 'head_dim'),
     [
-        ((20, 70), (7, 7), (1, 1), 32),
-        ((19, 67), (5, 7), (2, 3), 40),
-        ((14, 33), (7, 4), (2, 4), 64),
-        ((7, 48), (7, 9), (1, 2), 20),
-        ((9, 65), (3, 3), (3, 1), 128),
-        ((5, 130), (5, 5), (1, 2), 8),
-        ((150,), (9,), (4,), 72),
-        ((13, 17), (13, 13), (1, 1), 32),
+        ((20, 70), (7, 7), (1, 1), 1, 32),
+        ((19, 67), (5, 7), (2, 3), 1, 40),
+        ((14, 33), (7, 4), (2, 4), 1, 64),
+        ((7, 48), (7, 9), (1, 2), 1, 20),
+        ((9, 65), (3, 3), (3, 1), 1, 128),
+        ((5, 130), (5, 5), (1, 2), 1, 8),
+        ((150,), (9,), (4,), 1, 72),
+        ((13, 17), (13, 13), (1, 1), 1, 32),
+        # Several bundles of heads, not all of one size, and blocks of columns.
+        ((9, 170), (7, 7), (1, 1), 5, 32),
+        ((6, 139), (3, 5), (2, 3), 3, 30),
+        # Keys too far apart for two vectors.
+        ((4, 150), (2, 7), (2, 21), 2, 16),
+        ((3, 75), (3, 3), (1, 25), 3, 7),
     ],
 )
-@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_wide_rows(spatial, kernel_size, dilation, head_dim, dtype):
+@pytest.mark.parametrize('dtype', DTYPES)
+def test_wide_rows(spatial, kernel_size, dilation, heads, head_dim, dtype):
     """Rows of many vectors, with a rest; more channels than the drawn problems have."""
+    rpb_dtype = torch.float64 if dtype == torch.float64 else torch.float32
     layouts = ('fused',) * 3 + ('contiguous',)
-    check(Problem(1, spatial, 1, head_dim, kernel_size, dilation, dtype, torch.float32, layouts))
+    check(Problem(1, spatial, heads, head_dim, kernel_size, dilation, dtype, rpb_dtype, layouts))
 
 
 @pytest.mark.parametrize('rpb', [True, False])
@@ -103,12 +110,13 @@ def test_half_precision(dtype):
     assert torch.allclose(output.double(), wanted, atol=0, rtol=2 * torch.finfo(dtype).eps)
 
 
+@pytest.mark.parametrize('size', [(33, 30), (17, 130)])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_threads_do_not_change_results(dtype):
+def test_threads_do_not_change_results(size, dtype):
     torch.manual_seed(0)
-    inputs = [*torch.randn(3, 2, 33, 30, 3, 32, dtype=dtype).unbind(), torch.randn(3, 13, 13)]
+    inputs = [*torch.randn(3, 2, *size, 3, 32, dtype=dtype).unbind(), torch.randn(3, 13, 13)]
     inputs = [t.requires_grad_() for t in inputs]
-    grad = torch.randn(2, 33, 30, 3, 32, dtype=dtype)
+    grad = torch.randn(2, *size, 3, 32, dtype=dtype)
     before = torch.get_num_threads()
     results = []
     try:

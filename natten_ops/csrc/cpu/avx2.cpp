@@ -24,14 +24,18 @@ namespace {
 
 constexpr int64_t kVectorBytes = 32;
 constexpr int64_t kNarrowBytes = 32;
-// 16 registers: 3 * 4 + 3 + 1 are in use.
+// 16 registers: 3 * 4 + 3 + 1 and 3 * 2 * 2 + 2 + 1 are in use.
 constexpr int kRows = 3;
 constexpr int kSteps = 4;
-constexpr int kChannels = 4;
+constexpr int kVectors = 2;
+constexpr int kColumns = 2;
 
 // clang-format off: each file needs those before it
 #include "lanes.inl"
+#include "tokens.inl"
 #include "transpose.inl"
+#include "requests.inl"
+#include "sums.inl"
 #include "products.inl"
 #include "forward.inl"
 #include "backward.inl"
@@ -39,7 +43,7 @@ constexpr int kChannels = 4;
 
 }  // namespace
 
-const Kernels kAvx2Kernels = {"AVX2",          kVectorBytes, kNarrowBytes,     false,
+const Kernels kAvx2Kernels = {"AVX2",          kVectorBytes, kNarrowBytes,     true,    false,
                               forward_scratch, forward,      backward_scratch, backward};
 
 }  // namespace natten_ops::cpu

@@ -27,14 +27,18 @@ namespace {
 
 constexpr int64_t kVectorBytes = 64;
 constexpr int64_t kNarrowBytes = 32;
-// 32 registers: 4 * 5 + 4 + 1 and 4 * 4 + 4 + 1 are in use.
+// 32 registers: 4 * 5 + 4 + 1 and 4 * 2 * 2 + 2 + 1 are in use.
 constexpr int kRows = 4;
 constexpr int kSteps = 5;
-constexpr int kChannels = 4;
+constexpr int kVectors = 2;
+constexpr int kColumns = 2;
 
 // clang-format off: each file needs those before it
 #include "lanes.inl"
+#include "tokens.inl"
 #include "transpose.inl"
+#include "requests.inl"
+#include "sums.inl"
 #include "products.inl"
 #include "forward.inl"
 #include "backward.inl"
@@ -42,7 +46,7 @@ constexpr int kChannels = 4;
 
 }  // namespace
 
-const Kernels kAvx512Kernels = {"AVX512",        kVectorBytes, kNarrowBytes,     true,
+const Kernels kAvx512Kernels = {"AVX512",        kVectorBytes, kNarrowBytes,     true,    true,
                                 forward_scratch, forward,      backward_scratch, backward};
 
 }  // namespace natten_ops::cpu

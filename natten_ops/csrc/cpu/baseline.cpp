@@ -13,14 +13,18 @@ namespace {
 
 constexpr int64_t kVectorBytes = 16;
 constexpr int64_t kNarrowBytes = 16;
-// 16 registers: 3 * 4 + 3 + 1 are in use.
+// 16 registers: 3 * 4 + 3 + 1 and 3 * 2 * 2 + 2 + 1 are in use.
 constexpr int kRows = 3;
 constexpr int kSteps = 4;
-constexpr int kChannels = 4;
+constexpr int kVectors = 2;
+constexpr int kColumns = 2;
 
 // clang-format off: each file needs those before it
 #include "lanes.inl"
+#include "tokens.inl"
 #include "transpose.inl"
+#include "requests.inl"
+#include "sums.inl"
 #include "products.inl"
 #include "forward.inl"
 #include "backward.inl"
@@ -28,7 +32,7 @@ constexpr int kChannels = 4;
 
 }  // namespace
 
-const Kernels kDefaultKernels = {"DEFAULT",       kVectorBytes, kNarrowBytes,     false,
+const Kernels kDefaultKernels = {"DEFAULT",       kVectorBytes, kNarrowBytes,     false,   false,
                                  forward_scratch, forward,      backward_scratch, backward};
 
 }  // namespace natten_ops::cpu

@@ -36,9 +36,9 @@ struct BackwardCall {
 // A kernel computes one run at a time. Runs of the same columns share scratch memory, which starts
 // as zeros. `next` is the run that follows, or null.
 struct Kernels {
-  const char* name;      // as torch names the capability
-  int64_t wide, narrow;  // bytes of the vectors
-  bool permutes;         // whether vectors of floats can be permuted
+  const char* name;            // as torch names the capability
+  int64_t wide, narrow;        // bytes of the vectors
+  bool shuffle, shuffle_fast;  // as in VectorSizes, for floats
   int64_t (*forward_scratch)(const ForwardCall& call, const Columns& columns);  // bytes
   void (*forward)(const ForwardCall& call, const Run& run, const Run* next, const Columns& columns,
                   void* scratch);

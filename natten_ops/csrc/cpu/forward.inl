@@ -1,21 +1,26 @@
 // Included once per vector width, by baseline.cpp, avx2.cpp and avx512.cpp (see lanes.inl).
 //
 // The forward pass. For the rows of one run, in groups of up to kRows rows of queries:
-//   - the rows of keys and values that the group's windows need, and the last group's did not, are
-//     transposed into two rings of rows, (ring_rows, channels, pitch);
-//   - for every tile of columns: logits of all window entries, softmax along them, output.
+//   - the rows of keys that the group's windows need, and the last group's did not, are transposed
+//     into a ring of rows, (ring_rows, heads, channels, pitch), those of values copied into
+//     another, (ring_rows, heads, columns, channels); and the queries are transposed into rows,
+//     (rows, heads, channels, query_pitch);
+//   - for every head of the bundle and tile of columns: logits of all window entries, softmax along
+//     them, output.
 // Logits are in units of log(2): scale and bias are multiplied by log2(e).
 
 template <typename T>
 struct ForwardBuffers {
-  int64_t pitch, ring_rows;
-  T *keys, *values;      // (ring_rows, channels, pitch)
-  T *queries, *outputs;  // of a tile, (rows, channels, kLanes)
-  T* logits;             // of a tile, (rows, kernel_size[0], steps, kLanes)
-  Integer<T>* masks;     // of a tile, (steps, kLanes)
+  int64_t pitch, query_pitch;
+  int64_t ring_rows, ring_row;  // rows of a ring, size of a row
+  int64_t rows, query_row;      // rows of a group, at most kRows; size of a row of queries
+  T* keys;                      // (ring_rows, heads, channels, pitch)
+  T* queries;                   // (rows, heads, channels, query_pitch)
+  T* values;                    // (ring_rows, heads, columns, channels)
+  T* outputs;  // (rows, heads, columns, channels), unless they are written where they belong
+  T* weights;  // of a tile, (rows, kernel_size, kWide)
   int32_t* bias_source;  // of a tile, (kLanes)
-  Partner* partners;     // of a tile, at most ring_rows
-  int64_t rows;          // rows of a group, at most kRows
+  Partner<T>* partners;  // of a group, at most ring_rows
 };
 
 // Places arrays one after another in a block of memory; without memory, only counts bytes.
@@ -36,25 +41,32 @@ struct ScratchAllocator {
   }
 };
 
-template <typename T>
-ForwardBuffers<T> forward_buffers(const Problem& problem, const Columns& columns,
+template <typename Element, typename T>
+ForwardBuffers<T> forward_buffers(const ForwardCall& call, const Columns& columns,
                                   ScratchAllocator& allocator) {
-  constexpr int64_t kLanes = kVectorBytes / sizeof(T);
-  const int64_t channels = problem.head_dim;
-  const int64_t pitch = columns.pitch();
-  const int64_t window = problem.kernel_size[0] * columns.max_steps;
+  const Problem& problem = call.problem;
+  const int64_t channels = call.plan.bundle_heads * problem.head_dim;
+  const int64_t window = problem.kernel_size[0] * problem.kernel_size[1];
   ForwardBuffers<T> buffers;
-  buffers.rows = window * kLanes > (1 << 17) ? 1 : kRows;  // large windows: fewer rows, less memory
-  buffers.pitch = pitch;
+  buffers.rows =
+      window * kWide<T> > (1 << 17) ? 1 : kRows;  // large windows: fewer rows, less memory
+  buffers.pitch = columns.key_pitch();
+  buffers.query_pitch = columns.query_pitch();
   buffers.ring_rows = problem.kernel_size[0] + buffers.rows - 1;
-  buffers.keys = allocator.allocate<T>(buffers.ring_rows * channels * pitch);
-  buffers.values = allocator.allocate<T>(buffers.ring_rows * channels * pitch);
-  buffers.queries = allocator.allocate<T>(buffers.rows * channels * kLanes);
-  buffers.outputs = allocator.allocate<T>(buffers.rows * channels * kLanes);
-  buffers.logits = allocator.allocate<T>(buffers.rows * window * kLanes);
-  buffers.masks = allocator.allocate<Integer<T>>(columns.max_masks() * kLanes);
-  buffers.bias_source = allocator.allocate<int32_t>(kLanes);
-  buffers.partners = allocator.allocate<Partner>(buffers.ring_rows);
+  buffers.ring_row = channels * buffers.pitch;
+  buffers.query_row = channels * buffers.query_pitch;
+  buffers.keys = allocator.allocate<T>(buffers.ring_rows * buffers.ring_row);
+  buffers.queries = allocator.allocate<T>(buffers.rows * buffers.query_row);
+  const int64_t heads = call.plan.bundle_heads;
+  buffers.values = allocator.allocate<T>(
+      buffers.ring_rows * row_size(problem, heads, columns.key_end - columns.key_begin));
+  buffers.outputs = allocator.allocate<T>(
+      has_rows<Element, T>(call.output)
+          ? 0
+          : buffers.rows * row_size(problem, heads, columns.query_end - columns.query_begin));
+  buffers.weights = allocator.allocate<T>(buffers.rows * window * kWide<T>);
+  buffers.bias_source = allocator.allocate<int32_t>(kWide<T>);
+  buffers.partners = allocator.allocate<Partner<T>>(buffers.ring_rows);
   return buffers;
 }
 
@@ -94,17 +106,6 @@ NATTEN_OPS_INLINE RowGroup make_group(const Problem& problem, const Run& run, in
   return group;
 }
 
-// Transposes the run's row at `position` of a tensor into a buffer, the columns [begin, end).
-template <typename Element, typename T>
-void load_row(const TensorView& tensor, const Problem& problem, const Run& run, int64_t position,
-              int64_t begin, int64_t end, T factor, T* to, int64_t pitch) {
-  constexpr int kLanes = kVectorBytes / sizeof(T);
-  const int64_t index = position * problem.dilation[0] + run.residue;
-  load_tokens<kLanes>(tensor.at<const Element>(run.batch, index, begin, run.head),
-                      tensor.axis_stride[1], tensor.channel_stride, end - begin, problem.head_dim,
-                      factor, to, pitch);
-}
-
 // Rows that come after those being computed.
 struct NextRows {
   Run run;
@@ -115,9 +116,9 @@ struct NextRows {
 // The rows of the group after `group`, whose keys are loaded up to `loaded`: the next group of the
 // run, up to the query at `end`, else the first group of the next run (null if there is none),
 // which starts at `next_query`.
-NATTEN_OPS_INLINE NextRows next_rows(const Problem& problem, const Run& run, const RowGroup& group,
-                                     int64_t loaded, int64_t end, const Run* next,
-                                     int64_t next_query, int64_t rows) {
+inline NextRows next_rows(const Problem& problem, const Run& run, const RowGroup& group,
+                          int64_t loaded, int64_t end, const Run* next, int64_t next_query,
+                          int64_t rows) {
   const int64_t position = group.position + group.rows;
   if (position < end) return {run, position, position + rows, loaded, loaded + rows};
   if (!next || next->column_block != run.column_block) return {run, 0, 0, 0, 0};
@@ -126,75 +127,85 @@ NATTEN_OPS_INLINE NextRows next_rows(const Problem& problem, const Run& run, con
   return {*next, next_query, next_query + rows, first_key, first_key + k0 + rows - 1};
 }
 
-// A piece has as many channels as a tile has lanes. So one piece for each of head_dim channels
-// makes all of a tile's tokens.
+// Requests the columns [begin, end) of the run's rows [first, last) of a tensor.
 template <typename Element>
-NATTEN_OPS_INLINE Prefetcher make_prefetcher(const Problem& problem, const ColumnTile& tile) {
-  return {tile.lanes * int64_t(sizeof(Element)), (problem.head_dim + tile.lanes - 1) / tile.lanes};
-}
-
-// Requests the tokens of a tile's columns in the run's rows [begin, end) of a tensor.
-template <typename Element>
-NATTEN_OPS_INLINE void prefetch_rows(const TensorView& tensor, const Problem& problem,
-                                     const Run& run, const ColumnTile& tile, int64_t begin,
-                                     int64_t end, Prefetcher& prefetcher) {
-  if (end > run.count) end = run.count;
-  for (int64_t position = begin; position < end; ++position) {
+void request_rows(const TensorView& tensor, const Problem& problem, const Run& run, int64_t begin,
+                  int64_t end, int64_t first, int64_t last, Requests& requests) {
+  if (last > run.count) last = run.count;
+  const int64_t heads = heads_at_once(tensor, problem, run);
+  const int64_t bytes =
+      tensor.channel_stride == 1 ? heads * problem.head_dim * int64_t(sizeof(Element)) : 0;
+  for (int64_t position = first; position < last; ++position) {
     const int64_t index = position * problem.dilation[0] + run.residue;
-    prefetcher.add(tensor.at<const Element>(run.batch, index, tile.begin, run.head),
-                   tensor.axis_stride[1] * int64_t(sizeof(Element)));
+    for (int64_t head = 0; head < run.heads; head += heads) {
+      requests.add(tensor.at<const Element>(run.batch, index, begin, run.first_head + head),
+                   end - begin, bytes, tensor.axis_stride[1] * int64_t(sizeof(Element)));
+    }
   }
 }
 
-// The rows of keys that a tile of queries attends to, as their partners.
-template <typename T, int kLanes, typename Buffers>
-NATTEN_OPS_INLINE Partners<T> key_partners(const Problem& problem, const Run& run,
-                                           const RowGroup& group, const Columns& columns,
-                                           const ColumnTile& tile, const Buffers& buffers,
-                                           Prefetcher& prefetcher) {
-  const int64_t k0 = problem.kernel_size[0];
-  const int64_t column = Columns::kPadding + tile.partner - columns.key_begin;
+// The rows of keys that a group of queries attends to, as partners of any of its tiles and heads.
+// weight_step is that from entry to entry of a window's row, `tokens` are the keys or the values.
+template <typename T, typename Buffers>
+int64_t key_partners(const Problem& problem, const RowGroup& group, const Buffers& buffers,
+                     int64_t weight_step) {
+  const auto [k0, k1] = problem.kernel_size;
   int64_t count = 0;
   for (int64_t key = group.first_key(); key < group.end_key(k0); ++key) {
-    Partner& partner = buffers.partners[count++];
-    partner.lanes = key % buffers.ring_rows * problem.head_dim * buffers.pitch + column;
+    Partner<T>& partner = buffers.partners[count++];
+    partner.position = key;
+    partner.place = key % buffers.ring_rows * buffers.ring_row;
     partner.first = group.first(key, k0);
     partner.rows = group.last(key) - partner.first + 1;
     for (int64_t i = 0; i < partner.rows; ++i) {
       const int64_t row = partner.first + i;
-      partner.weights[i] = (row * k0 + key - group.start[row]) * tile.steps * kLanes;
-      partner.bias[i] = bias_offset(problem, run.head, key - (group.position + row), tile.lowest);
+      partner.weights[i] = (row * k0 + key - group.start[row]) * k1 * weight_step;
+      partner.bias[i] = bias_offset(problem, 0, key - (group.position + row), 0);
     }
   }
-  if (tile.access == Access::kMasked) make_masks<kLanes, T>(tile, buffers.masks);
-  if (is_permuted(tile.access)) {
-    for (int lane = 0; lane < kLanes; ++lane) {
-      buffers.bias_source[lane] =
-          lane < tile.count ? static_cast<int32_t>(tile.low[lane] - tile.lowest) : 0;
-    }
-  }
-  return {buffers.partners, count,       buffers.pitch, problem.dilation[1], problem.head_dim,
-          tile.steps,       tile.access, buffers.masks, tile.source,         buffers.bias_source,
-          &prefetcher};
+  return count;
 }
 
-// Replaces the logits of one row of queries, (window, kLanes), by the exponentials of their
+// Points partners to the tokens of a head.
+template <typename T>
+void point_to(const TokenRows<T>& rows, int64_t head, Partner<T>* partners, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) partners[i].tokens = rows.at(partners[i].position, head);
+}
+
+// The keys of a tile, in the `count` partners of its group.
+template <typename T, typename Buffers>
+Keys<T> keys_of(const Problem& problem, const ColumnTile& tile, const Buffers& buffers,
+                int64_t count, int64_t weight_step, Requests& requests) {
+  for (int64_t lane = 0; lane < tile.lanes; ++lane) {
+    buffers.bias_source[lane] = static_cast<int32_t>(tile.low[lane] - tile.lowest);
+  }
+  return {buffers.partners, count,
+          buffers.pitch,    problem.dilation[1],
+          problem.head_dim, problem.kernel_size[1],
+          weight_step,      tile.access,
+          tile.source,      tile.lowest < tile.highest ? buffers.bias_source : nullptr,
+          &requests};
+}
+
+// The multiply-adds of vectors that one product of a group takes.
+inline int64_t work_of(const Problem& problem, const Run& run, const RowGroup& group,
+                       const Columns& columns) {
+  return run.heads * columns.tiles().count * group.rows * problem.kernel_size[0] *
+         problem.kernel_size[1] * problem.head_dim;
+}
+
+// A head's bias for the column offsets of a tile from its lowest on; null if there is none.
+template <typename T>
+const T* bias_of(const void* bias, const Problem& problem, int64_t head, const ColumnTile& tile) {
+  return bias ? static_cast<const T*>(bias) + head * problem.bias_size() + tile.lowest : nullptr;
+}
+
+// Replaces the logits of one row of queries, (window, kWide), by the exponentials of their
 // differences to the largest. Returns 1 / their sum, and the log2 of the sum of the logits'
 // exponentials.
 template <typename V, typename T>
-__attribute__((noinline)) void softmax_row(const Partners<T>& partners, int64_t window, T* logits,
-                                           V& inverse, V& logsumexp) {
+__attribute__((noinline)) void softmax_row(int64_t window, T* logits, V& inverse, V& logsumexp) {
   constexpr int kLanes = sizeof(V) / sizeof(T);
-  using M = Lanes<Integer<T>, kLanes>;
-  if (partners.access == Access::kMasked) {
-    for (int64_t first = 0; first < window; first += partners.steps) {
-      for (int64_t t = 0; t < partners.steps; ++t) {
-        T* lanes = logits + (first + t) * kLanes;
-        const M mask = load<M>(partners.masks + t * kLanes);
-        store(lanes, mask ? load<V>(lanes) : V{} - static_cast<T>(INFINITY));
-      }
-    }
-  }
   // Four of each, so that operations need not wait for each other.
   V largest[4], sum[4];
   NATTEN_OPS_UNROLL
@@ -206,155 +217,173 @@ __attribute__((noinline)) void softmax_row(const Partners<T>& partners, int64_t 
   for (; i + 4 <= window; i += 4) {
     NATTEN_OPS_UNROLL
     for (int n = 0; n < 4; ++n) {
-      largest[n] = maximum(load<V>(logits + (i + n) * kLanes), largest[n]);
+      largest[n] = maximum(load<V>(logits + (i + n) * kWide<T>), largest[n]);
     }
   }
-  for (; i < window; ++i) largest[0] = maximum(load<V>(logits + i * kLanes), largest[0]);
+  for (; i < window; ++i) largest[0] = maximum(load<V>(logits + i * kWide<T>), largest[0]);
   const V most = maximum(maximum(largest[0], largest[1]), maximum(largest[2], largest[3]));
   for (i = 0; i + 4 <= window; i += 4) {
     NATTEN_OPS_UNROLL
     for (int n = 0; n < 4; ++n) {
-      const V weight = exp2_of<kLanes>(load<V>(logits + (i + n) * kLanes) - most);
+      const V weight = exp2_of<kLanes>(load<V>(logits + (i + n) * kWide<T>) - most);
       sum[n] += weight;
-      store(logits + (i + n) * kLanes, weight);
+      store(logits + (i + n) * kWide<T>, weight);
     }
   }
   for (; i < window; ++i) {
-    const V weight = exp2_of<kLanes>(load<V>(logits + i * kLanes) - most);
+    const V weight = exp2_of<kLanes>(load<V>(logits + i * kWide<T>) - most);
     sum[0] += weight;
-    store(logits + i * kLanes, weight);
+    store(logits + i * kWide<T>, weight);
   }
   const V total = (sum[0] + sum[1]) + (sum[2] + sum[3]);
   inverse = static_cast<T>(1) / total;
   logsumexp = most + log2_of<kLanes>(total);
 }
 
-template <typename V, typename Element, typename T>
+// One head of a tile; `head` is its number in the bundle.
+template <typename V, typename T>
 void forward_tile(const ForwardCall& call, const ForwardBuffers<T>& buffers, const Run& run,
                   const RowGroup& group, const Columns& columns, const ColumnTile& tile,
-                  Prefetcher& prefetcher) {
-  constexpr int kLanes = sizeof(V) / sizeof(T);
+                  int64_t head, const Keys<T>& keys, const SumLayout& layout, Results<T> outputs) {
   const Problem& problem = call.problem;
-  const int64_t row_size = problem.head_dim * kLanes;
-  const int64_t window = problem.kernel_size[0] * tile.steps;
-  const Partners<T> partners =
-      key_partners<T, kLanes>(problem, run, group, columns, tile, buffers, prefetcher);
-
-  const T factor = static_cast<T>(problem.scale * 1.4426950408889634);
-  T* outputs[kRows];
-  const bool is_border = tile.access != Access::kPlain;
-  {
-    const PhaseTimer timer(Phase::kLoad, is_border);
-    for (int64_t row = 0; row < group.rows; ++row) {
-      load_row<Element>(call.query, problem, run, group.position + row, tile.begin,
-                        tile.begin + tile.count, factor, buffers.queries + row * row_size, kLanes);
-      outputs[row] = buffers.outputs + row * row_size;
-    }
-  }
+  const int64_t window = problem.kernel_size[0] * problem.kernel_size[1];
+  const int64_t channel = head * problem.head_dim;
+  const bool is_border = tile.is_border();
   {
     const PhaseTimer timer(Phase::kLogits, is_border);
-    dot<V>(partners, buffers.queries, row_size, kLanes, buffers.keys,
-           static_cast<const T*>(call.bias), buffers.logits);
-    prefetcher.finish(tile.count);
+    dot<V>(keys, buffers.queries + channel * buffers.query_pitch + columns.of_query(tile.begin),
+           buffers.query_row, buffers.query_pitch,
+           buffers.keys + channel * buffers.pitch + columns.of_key(tile.key),
+           bias_of<T>(call.bias, problem, run.first_head + head, tile), buffers.weights);
   }
 
-  V inverse[kRows];
+  T inverses[kRows * kWide<T>];
   for (int64_t row = 0; row < group.rows; ++row) {
     const PhaseTimer timer(Phase::kSoftmax, is_border);
-    V logsumexp;
-    softmax_row<V>(partners, window, buffers.logits + row * window * kLanes, inverse[row],
-                   logsumexp);
+    V inverse, logsumexp;
+    softmax_row<V>(window, buffers.weights + row * window * kWide<T>, inverse, logsumexp);
+    store(inverses + row * kWide<T>, inverse);
     logsumexp *= static_cast<T>(0.6931471805599453);
     const int64_t index = (group.position + row) * problem.dilation[0] + run.residue;
     T* to = static_cast<T*>(call.logsumexp) +
-            row_offset(problem, run.batch, index, tile.begin, run.head);
+            row_offset(problem, run.batch, index, tile.begin, run.first_head + head);
     for (int64_t lane = 0; lane < tile.count; ++lane) to[lane * problem.heads] = logsumexp[lane];
   }
 
-  {
-    const PhaseTimer timer(Phase::kWeightedSum, is_border);
-    __builtin_memset(buffers.outputs, 0, group.rows * row_size * sizeof(T));
-    add<V>(partners, group.rows, buffers.logits, kLanes, buffers.values, outputs, kLanes);
-  }
-  const PhaseTimer timer(Phase::kStore, is_border);
-  for (int64_t row = 0; row < group.rows; ++row) {
-    const int64_t index = (group.position + row) * problem.dilation[0] + run.residue;
-    store_tokens<kLanes>(outputs[row], kLanes, inverse[row], tile.count, problem.head_dim,
-                         call.output.at<Element>(run.batch, index, tile.begin, run.head),
-                         call.output.axis_stride[1], call.output.channel_stride);
-  }
+  const PhaseTimer timer(Phase::kWeightedSum, is_border);
+  outputs.factors = inverses;
+  sum_all(buffers.partners, keys.count, layout, buffers.weights - tile.begin, outputs, tile.begin,
+          tile.begin + tile.count,
+          [&](int64_t column) -> const ColumnPartners& { return columns.keys_of(column); });
 }
 
 template <typename Element, typename T>
 void forward_run(const ForwardCall& call, const ForwardBuffers<T>& buffers, const Run& run,
                  const Run* next, const Columns& columns) {
   const Problem& problem = call.problem;
-  const int64_t ring_row = problem.head_dim * buffers.pitch;
+  const T query_factor = static_cast<T>(problem.scale * 1.4426950408889634);
+  const int64_t first_key = columns.of_key(columns.key_begin);
+  const int64_t first_query = columns.of_query(columns.query_begin);
+  const TokenRows<T> values = rows_in(buffers.values, problem, run.heads, buffers.ring_rows,
+                                      columns.key_begin, columns.key_end);
+  const TokenRows<T> outputs =
+      rows_of<Element>(call.output, problem, run,
+                       rows_in(buffers.outputs, problem, run.heads, buffers.rows,
+                               columns.query_begin, columns.query_end));
+  Requests requests;
+  const SumLayout layout{problem.head_dim, problem.dilation[1], values.token_stride, kWide<T>,
+                         &requests};
   int64_t loaded = 0;  // rows of keys before this are in the rings, or no longer needed
   for (int64_t position = run.begin_position; position < run.end_position;) {
     const RowGroup group = make_group(problem, run, position, run.end_position, buffers.rows);
     if (loaded < group.first_key()) loaded = group.first_key();
     for (; loaded < group.end_key(problem.kernel_size[0]); ++loaded) {
-      const PhaseTimer timer(Phase::kLoad);
-      const int64_t to = loaded % buffers.ring_rows * ring_row + Columns::kPadding;
       load_row<Element>(call.key, problem, run, loaded, columns.key_begin, columns.key_end, T(1),
-                        buffers.keys + to, buffers.pitch);
-      load_row<Element>(call.value, problem, run, loaded, columns.key_begin, columns.key_end, T(1),
-                        buffers.values + to, buffers.pitch);
+                        buffers.keys + loaded % buffers.ring_rows * buffers.ring_row + first_key,
+                        buffers.pitch);
+      copy_row<Element>(call.value, problem, run, loaded, columns.key_begin, columns.key_end,
+                        values);
     }
+    for (int64_t row = 0; row < group.rows; ++row) {
+      load_row<Element>(call.query, problem, run, position + row, columns.query_begin,
+                        columns.query_end, query_factor,
+                        buffers.queries + row * buffers.query_row + first_query,
+                        buffers.query_pitch);
+    }
+    const int64_t count = key_partners<T>(problem, group, buffers, kWide<T>);
+
     const NextRows after = next_rows(problem, run, group, loaded, run.end_position, next,
                                      next ? next->begin_position : 0, buffers.rows);
-    const TileList tiles = columns.query_tiles();
-    for (int64_t i = 0; i < tiles.count; ++i) {
-      const ColumnTile& tile = tiles.tiles[i];
-      Prefetcher prefetcher = make_prefetcher<Element>(problem, tile);
-      prefetch_rows<Element>(call.query, problem, after.run, tile, after.query_begin,
-                             after.query_end, prefetcher);
-      prefetch_rows<Element>(call.key, problem, after.run, tile, after.key_begin, after.key_end,
-                             prefetcher);
-      prefetch_rows<Element>(call.value, problem, after.run, tile, after.key_begin, after.key_end,
-                             prefetcher);
-      prefetch_rows<Element>(call.output, problem, run, tile, position, position + group.rows,
-                             prefetcher);
-      with_vector<T>(tile.lanes, [&](auto vector) {
-        forward_tile<decltype(vector), Element>(call, buffers, run, group, columns, tile,
-                                                prefetcher);
-      });
+    requests.clear();
+    request_rows<Element>(call.query, problem, after.run, columns.query_begin, columns.query_end,
+                          after.query_begin, after.query_end, requests);
+    request_rows<Element>(call.output, problem, after.run, columns.query_begin, columns.query_end,
+                          after.query_begin, after.query_end, requests);
+    for (const TensorView* tensor : {&call.key, &call.value}) {
+      request_rows<Element>(*tensor, problem, after.run, columns.key_begin, columns.key_end,
+                            after.key_begin, after.key_end, requests);
+    }
+    requests.spread_over(2 * work_of(problem, run, group, columns));
+
+    for (int64_t head = 0; head < run.heads; ++head) {
+      point_to(values, head, buffers.partners, count);
+      Results<T> to{{}, group.rows, outputs.token_stride, nullptr, kWide<T>};
+      for (int64_t row = 0; row < group.rows; ++row) to.to[row] = outputs.at(position + row, head);
+      for (const ColumnTile& tile : columns.tiles()) {
+        const Keys<T> keys = keys_of<T>(problem, tile, buffers, count, kWide<T>, requests);
+        with_vector<T>(tile.lanes, [&](auto vector) {
+          forward_tile<decltype(vector)>(call, buffers, run, group, columns, tile, head, keys,
+                                         layout, to);
+        });
+      }
+    }
+    for (int64_t row = 0; outputs.rows && row < group.rows; ++row) {
+      store_row<Element>(call.output, problem, run, position + row, columns.query_begin,
+                         columns.query_end, T(1), outputs);
     }
     position += group.rows;
   }
 }
 
-template <typename T>
+template <typename Element, typename T>
 int64_t forward_scratch_of(const ForwardCall& call, const Columns& columns) {
   ScratchAllocator allocator{nullptr};
-  forward_buffers<T>(call.problem, columns, allocator);
+  forward_buffers<Element, T>(call, columns, allocator);
   return allocator.bytes;
-}
-
-int64_t forward_scratch(const ForwardCall& call, const Columns& columns) {
-  return call.dtype == Dtype::kFloat64 ? forward_scratch_of<double>(call, columns)
-                                       : forward_scratch_of<float>(call, columns);
 }
 
 template <typename Element, typename T>
 void forward_in(const ForwardCall& call, const Run& run, const Run* next, const Columns& columns,
                 void* scratch) {
   ScratchAllocator allocator{static_cast<char*>(scratch)};
-  forward_run<Element>(call, forward_buffers<T>(call.problem, columns, allocator), run, next,
+  forward_run<Element>(call, forward_buffers<Element, T>(call, columns, allocator), run, next,
                        columns);
+}
+
+// Calls f with a number of the tensors' type and one of the compute type.
+template <typename F>
+auto with_types(Dtype dtype, F f) {
+  switch (dtype) {
+    case Dtype::kFloat64:
+      return f(double{}, double{});
+    case Dtype::kBFloat16:
+      return f(BFloat16{}, float{});
+    case Dtype::kFloat16:
+      return f(Float16{}, float{});
+    default:
+      return f(float{}, float{});
+  }
+}
+
+int64_t forward_scratch(const ForwardCall& call, const Columns& columns) {
+  return with_types(call.dtype, [&](auto element, auto number) {
+    return forward_scratch_of<decltype(element), decltype(number)>(call, columns);
+  });
 }
 
 void forward(const ForwardCall& call, const Run& run, const Run* next, const Columns& columns,
              void* scratch) {
-  switch (call.dtype) {
-    case Dtype::kFloat32:
-      return forward_in<float, float>(call, run, next, columns, scratch);
-    case Dtype::kFloat64:
-      return forward_in<double, double>(call, run, next, columns, scratch);
-    case Dtype::kBFloat16:
-      return forward_in<BFloat16, float>(call, run, next, columns, scratch);
-    case Dtype::kFloat16:
-      return forward_in<Float16, float>(call, run, next, columns, scratch);
-  }
+  with_types(call.dtype, [&](auto element, auto number) {
+    forward_in<decltype(element), decltype(number)>(call, run, next, columns, scratch);
+  });
 }

@@ -18,6 +18,10 @@ struct LanesOf {
 template <typename T, int kLanes>
 using Lanes = typename LanesOf<T, kLanes>::Type;
 
+// Lanes of the widest vectors.
+template <typename T>
+constexpr int64_t kWide = kVectorBytes / sizeof(T);
+
 // Integers as wide as T.
 template <typename T>
 struct IntegerOf;
@@ -47,13 +51,15 @@ NATTEN_OPS_INLINE void store(void* to, V lanes) {
 // Keeps a vector in a register: compilers tend to read memory again for every use.
 template <typename V>
 NATTEN_OPS_INLINE V pinned(V lanes) {
+  if constexpr (sizeof(V) >= 16) {
 #if defined(NATTEN_OPS_AVX512)
-  __asm__("" : "+v"(lanes));
+    __asm__("" : "+v"(lanes));
 #elif defined(__x86_64__)
-  __asm__("" : "+x"(lanes));
+    __asm__("" : "+x"(lanes));
 #elif defined(__aarch64__)
-  __asm__("" : "+w"(lanes));
+    __asm__("" : "+w"(lanes));
 #endif
+  }
   return lanes;
 }
 
@@ -119,23 +125,25 @@ NATTEN_OPS_INLINE Lanes<double, kLanes> log2_of(Lanes<double, kLanes> x) {
   return x;
 }
 
-// Lane l of the result is lane source[l] of `first`, or of `first` and `second` behind one another.
+// Lane l of the result is lane source[l] of `first` and `second` behind one another.
 #ifdef NATTEN_OPS_AVX512
-constexpr bool kPermutes = true;
-NATTEN_OPS_INLINE Lanes<float, 16> permuted(Lanes<float, 16> first, Lanes<int32_t, 16> source) {
-  return _mm512_permutexvar_ps((__m512i)source, first);
-}
-NATTEN_OPS_INLINE Lanes<float, 8> permuted(Lanes<float, 8> first, Lanes<int32_t, 8> source) {
-  return _mm256_permutexvar_ps((__m256i)source, first);
-}
-NATTEN_OPS_INLINE Lanes<float, 16> permuted(Lanes<float, 16> first, Lanes<float, 16> second,
+NATTEN_OPS_INLINE Lanes<float, 16> shuffled(Lanes<float, 16> first, Lanes<float, 16> second,
                                             Lanes<int32_t, 16> source) {
   return _mm512_permutex2var_ps(first, (__m512i)source, second);
 }
-NATTEN_OPS_INLINE Lanes<float, 8> permuted(Lanes<float, 8> first, Lanes<float, 8> second,
+NATTEN_OPS_INLINE Lanes<float, 8> shuffled(Lanes<float, 8> first, Lanes<float, 8> second,
                                            Lanes<int32_t, 8> source) {
   return _mm256_permutex2var_ps(first, (__m256i)source, second);
 }
+#elif defined(NATTEN_OPS_X86)
+NATTEN_OPS_INLINE Lanes<float, 8> shuffled(Lanes<float, 8> first, Lanes<float, 8> second,
+                                           Lanes<int32_t, 8> source) {
+  return source > 7 ? _mm256_permutevar8x32_ps(second, (__m256i)source)
+                    : _mm256_permutevar8x32_ps(first, (__m256i)source);
+}
+#endif
+#ifdef NATTEN_OPS_X86
+constexpr bool kShuffles = true;
 #else
-constexpr bool kPermutes = false;
+constexpr bool kShuffles = false;
 #endif

@@ -14,26 +14,52 @@ namespace {
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
+// Of a token, so many bytes are read together.
+constexpr int64_t kBundleBytes = 256;
+
+int64_t element_bytes(Dtype dtype) {
+  return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2;
+}
+
+Plan with_bundles(const Problem& problem, Dtype dtype) {
+  Plan plan{};
+  const int64_t most = std::max<int64_t>(
+      kBundleBytes / std::max<int64_t>(problem.head_dim * element_bytes(dtype), 1), 1);
+  plan.bundles = std::max<int64_t>(divide_up(problem.heads, most), 1);
+  plan.bundle_heads = divide_up(problem.heads, plan.bundles);
+  return plan;
+}
+
 // A block of columns is so narrow that a thread's row buffers stay in its cache, but so wide that
 // the columns beyond its borders, which neighboring blocks read too, are few. A chunk has about
 // chunk_rows rows, so that the rows beyond its borders are few, but there are enough chunks for all
 // threads if there are several.
-Plan make_plan(const Problem& problem, int64_t cache_bytes, int64_t bytes_per_column,
-               int64_t slab_rows, int64_t chunk_rows, int64_t threads) {
-  Plan plan;
+Plan make_plan(const Problem& problem, Plan plan, bool is_backward, int64_t cache_bytes,
+               int64_t bytes_per_column, int64_t slab_rows, int64_t chunk_rows, int64_t threads) {
   const int64_t border = (problem.kernel_size[1] - 1) * problem.dilation[1];
   const int64_t fitting = cache_bytes / bytes_per_column - border;
-  const int64_t most = std::max<int64_t>({fitting, 8 * border, 64});
+  const int64_t most = std::max<int64_t>({fitting, 2 * border, 32});
   const int64_t columns = problem.length[1];
-  plan.column_blocks = divide_up(columns, most);
-  plan.block_columns = round_up(divide_up(columns, plan.column_blocks), 16);
+  // Of these widths down to half of it, the one for which the fewest lanes are computed.
+  const int64_t halo = is_backward ? border : 0;
+  const auto lanes = [&](int64_t width) { return round_up(width + halo, kMaxLanes / 2); };
+  const int64_t widest = std::max<int64_t>(std::min(most, columns), 1);
+  int64_t fewest = INT64_MAX;
+  for (int64_t width = widest; width >= divide_up(widest, 2); --width) {
+    const int64_t others = (columns - 1) / width;
+    const int64_t all = others * lanes(width) + lanes(columns - others * width);
+    if (all < fewest) {
+      fewest = all;
+      plan.block_columns = width;
+    }
+  }
   plan.column_blocks = divide_up(columns, plan.block_columns);
 
   const int64_t rows = divide_up(problem.length[0], problem.dilation[0]);
   plan.slab_rows = slab_rows;
   plan.slabs = divide_up(rows, slab_rows);
-  const int64_t others = std::max<int64_t>(
-      problem.batch * problem.dilation[0] * plan.column_blocks * problem.heads, 1);
+  const int64_t others =
+      std::max<int64_t>(problem.batch * problem.dilation[0] * plan.column_blocks * plan.bundles, 1);
   const int64_t needed = threads > 1 ? divide_up(4 * threads, others) : 1;
   plan.chunks = std::min(plan.slabs, std::max(divide_up(rows, chunk_rows), needed));
   return plan;
@@ -54,92 +80,82 @@ void query_offsets(const Problem& problem, int64_t column, int64_t& low, int64_t
   high = range.last - token.position;
 }
 
-using Offsets = void (*)(const Problem&, int64_t, int64_t&, int64_t&);
-
-ColumnTile make_tile(const Problem& problem, Offsets offsets, int64_t begin, int64_t end,
-                     int64_t lanes, bool owned) {
+// `aligned` is a column of keys that is aligned in row buffers, before all others.
+ColumnTile make_tile(const Problem& problem, int64_t begin, int64_t end, int64_t lanes,
+                     const VectorSizes& vectors, int64_t aligned) {
   ColumnTile tile{};
   tile.begin = begin;
   tile.count = std::min(lanes, end - begin);
   tile.lanes = lanes;
-  tile.owned = owned;
-  bool uniform = tile.count == lanes;
-  int64_t highest = 0;  // offset
-  for (int64_t lane = 0; lane < kMaxLanes; ++lane) {
-    if (lane >= tile.count) {
-      tile.low[lane] = 0;
-      tile.high[lane] = -1;
-      continue;
-    }
-    offsets(problem, begin + lane, tile.low[lane], tile.high[lane]);
-    uniform = uniform && tile.low[lane] == tile.low[0] && tile.high[lane] == tile.high[0];
-    tile.lowest = lane == 0 ? tile.low[0] : std::min(tile.lowest, tile.low[lane]);
-    tile.highest = lane == 0 ? tile.low[0] : std::max(tile.highest, tile.low[lane]);
-    highest = lane == 0 ? tile.high[0] : std::max(highest, tile.high[lane]);
+  int64_t keys[kMaxLanes];  // the lanes' first
+  for (int64_t lane = 0; lane < lanes; ++lane) {
+    const int64_t column = begin + (lane < tile.count ? lane : 0);
+    int64_t high;
+    key_offsets(problem, column, tile.low[lane], high);
+    keys[lane] = column + tile.low[lane] * problem.dilation[1];
   }
-  tile.access = uniform ? Access::kPlain : Access::kMasked;
-  tile.partner = begin + tile.lowest * problem.dilation[1];
-  tile.steps = highest - tile.lowest + 1;
+  const auto [low, high] = std::minmax_element(tile.low, tile.low + lanes);
+  tile.lowest = *low;
+  tile.highest = *high;
+  const auto [first, last] = std::minmax_element(keys, keys + lanes);
+  const int64_t before = *first - (*first - aligned) % lanes;
+  const bool is_near =
+      *last + (problem.kernel_size[1] - 1) * problem.dilation[1] - before < 2 * lanes;
+  if (is_near && (tile.is_border() ? vectors.shuffle : vectors.shuffle_fast)) {
+    tile.access = Access::kShuffled;
+    tile.key = before;
+  } else {
+    const bool is_shuffled = vectors.shuffle && *last - *first < 2 * lanes;
+    tile.access = !tile.is_border() ? Access::kPlain
+                  : is_shuffled     ? Access::kShuffledStep
+                                    : Access::kGathered;
+    tile.key = *first;
+  }
+  for (int64_t lane = 0; lane < lanes; ++lane) {
+    tile.source[lane] = static_cast<int32_t>(keys[lane] - tile.key);
+  }
   return tile;
 }
 
-// Turns a masked tile of queries into a permuted one; false if its partners are too far apart.
-bool permute(const Problem& problem, ColumnTile& tile) {
-  int64_t columns[kMaxLanes];
-  for (int64_t lane = 0; lane < tile.count; ++lane) {
-    columns[lane] = tile.begin + lane + tile.low[lane] * problem.dilation[1];
-  }
-  const int64_t first = *std::min_element(columns, columns + tile.count);
-  const int64_t last = *std::max_element(columns, columns + tile.count);
-  if (last - first >= 2 * tile.lanes) return false;
-  tile.access = last - first < tile.lanes ? Access::kPermuted : Access::kPermuted2;
-  tile.partner = first;
-  tile.steps = problem.kernel_size[1];
-  for (int64_t lane = 0; lane < tile.count; ++lane) {
-    tile.source[lane] = static_cast<int32_t>(columns[lane] - first);
-  }
-  return true;
+ColumnPartners keys_of(const Problem& problem, int64_t query) {
+  int64_t low, high;
+  key_offsets(problem, query, low, high);
+  const int64_t dilation = problem.dilation[1];
+  const Segment keys{query + low * dilation, problem.kernel_size[1], query, 0, 0, 1};
+  return {{keys}, 1, query + high * dilation};
 }
 
-// Multiply-adds of a tile, as if every lane had all steps.
-int64_t cost(const ColumnTile& tile) { return tile.lanes * tile.steps; }
-
-// Divides the columns [begin, end) into tiles, with make(first column, lanes): wide tiles, and
-// narrow ones if that costs less.
-template <typename Make>
-void add_tiles(int64_t begin, int64_t end, const VectorSizes& vectors, Make make,
-               std::vector<ColumnTile>& tiles) {
-  while (begin < end) {
-    ColumnTile tile = make(begin, vectors.wide);
-    if (vectors.narrow < vectors.wide && tile.access != Access::kPlain) {
-      const ColumnTile first = make(begin, vectors.narrow);
-      int64_t narrow_cost = cost(first);
-      if (begin + vectors.narrow < end) {
-        narrow_cost += cost(make(begin + vectors.narrow, vectors.narrow));
-      }
-      if (narrow_cost < cost(tile)) tile = first;
+ColumnPartners queries_of(const Problem& problem, int64_t key) {
+  const int64_t dilation = problem.dilation[1];
+  const AxisToken token = axis_token(key, problem.length[1], dilation);
+  const QueryRange range = attending_queries(token, problem.kernel_size[1]);
+  ColumnPartners queries{};
+  queries.last = range.last * dilation + token.residue;
+  for (int64_t position = range.first; position <= range.last; ++position) {
+    const int64_t column = position * dilation + token.residue;
+    const int64_t entry = token.position - window_start({token.residue, position, token.count},
+                                                        problem.kernel_size[1]);
+    // Windows stand still at borders and move elsewhere.
+    Segment* segment = queries.count ? &queries.segments[queries.count - 1] : nullptr;
+    if (segment && segment->count == 1) segment->entry_step = entry - segment->entry;
+    if (segment && segment->entry + segment->count * segment->entry_step == entry) {
+      ++segment->count;
+    } else {
+      queries.segments[queries.count++] = {column, 1, column, entry, dilation, 0};
     }
-    tiles.push_back(tile);
-    begin += tile.count;
   }
+  return queries;
 }
 
-void add_query_tiles(const Problem& problem, int64_t begin, int64_t end, const VectorSizes& vectors,
-                     bool owned, std::vector<ColumnTile>& tiles) {
-  const auto make = [&](int64_t first, int64_t lanes) {
-    ColumnTile tile = make_tile(problem, key_offsets, first, end, lanes, owned);
-    if (vectors.permutes && tile.access == Access::kMasked) permute(problem, tile);
-    return tile;
-  };
-  add_tiles(begin, end, vectors, make, tiles);
-}
+constexpr int64_t kLine = 16;  // floats of a cache line
 
-void add_key_tiles(const Problem& problem, int64_t begin, int64_t end, const VectorSizes& vectors,
-                   std::vector<ColumnTile>& tiles) {
-  const auto make = [&](int64_t first, int64_t lanes) {
-    return make_tile(problem, query_offsets, first, end, lanes, true);
-  };
-  add_tiles(begin, end, vectors, make, tiles);
+// Vectors may reach two vectors beyond the columns, and one may begin before them. An odd number of
+// cache lines, so that a column's channels spread over all of the cache's sets.
+int64_t pitch_of(int64_t columns) { return (divide_up(columns + 2 * kLine, kLine) | 1) * kLine; }
+
+// The last column before `first` that is aligned with `column`, which is so.
+int64_t aligned_before(int64_t first, int64_t column) {
+  return column - round_up(std::max<int64_t>(column - first, 0), kLine) - kLine;
 }
 
 }  // namespace
@@ -164,53 +180,57 @@ Columns::Columns(const Problem& problem, const Plan& plan, int64_t column_block,
     key_begin = std::min(key_begin, column + low * dilation);
     key_end = std::max(key_end, column + high * dilation + 1);
   }
-  add_query_tiles(problem, query_begin, begin, vectors, false, query_tiles_);
-  add_query_tiles(problem, begin, end, vectors, true, query_tiles_);
-  add_query_tiles(problem, end, query_end, vectors, false, query_tiles_);
-  if (backward) add_key_tiles(problem, begin, end, vectors, key_tiles_);
-  max_steps = 1;
-  for (const auto* tiles : {&query_tiles_, &key_tiles_}) {
-    for (const ColumnTile& tile : *tiles) max_steps = std::max(max_steps, tile.steps);
+  key_origin_ = aligned_before(key_begin, query_begin - problem.kernel_size[1] / 2 * dilation);
+  query_origin_ = query_begin - kLine;
+  // Wide tiles, and a narrow one for few columns.
+  for (int64_t first = query_begin; first < query_end; first += tiles_.back().count) {
+    const int64_t lanes = query_end - first <= vectors.narrow ? vectors.narrow : vectors.wide;
+    tiles_.push_back(make_tile(problem, first, query_end, lanes, vectors, key_origin_));
+  }
+  for (int64_t query = query_begin; query < query_end; ++query) {
+    keys_.push_back(natten_ops::cpu::keys_of(problem, query));
+  }
+  for (int64_t key = begin; backward && key < end; ++key) {
+    queries_.push_back(natten_ops::cpu::queries_of(problem, key));
   }
 }
 
-TileList Columns::query_tiles() const {
-  return {query_tiles_.data(), static_cast<int64_t>(query_tiles_.size())};
+TileList Columns::tiles() const { return {tiles_.data(), static_cast<int64_t>(tiles_.size())}; }
+
+int64_t Columns::key_pitch() const { return pitch_of(key_end - key_origin_); }
+int64_t Columns::query_pitch() const { return pitch_of(query_end - query_origin_); }
+
+Plan make_forward_plan(const Problem& problem, Dtype dtype, int64_t threads) {
+  const Plan plan = with_bundles(problem, dtype);
+  // Rows of keys and values, queries and outputs.
+  const int64_t rows = 2 * (problem.kernel_size[0] + 3) + 2 * 4;
+  const int64_t bytes_per_column = 4 * rows * plan.bundle_heads * problem.head_dim;
+  return make_plan(problem, plan, false, 1 << 19, bytes_per_column, 4, 64, threads);
 }
 
-TileList Columns::key_tiles() const {
-  return {key_tiles_.data(), static_cast<int64_t>(key_tiles_.size())};
-}
-
-int64_t Columns::pitch() const {
-  // An odd number of cache lines, so that a column's channels spread over all of the cache's sets.
-  constexpr int64_t kLine = 16;
-  return (divide_up(key_end - key_begin + 2 * kPadding, kLine) | 1) * kLine;
-}
-
-Plan make_forward_plan(const Problem& problem, int64_t threads) {
-  const int64_t rows = problem.kernel_size[0] + 3;
-  return make_plan(problem, 1 << 18, 4 * 2 * rows * problem.head_dim, 4, 64, threads);
-}
-
-Plan make_backward_plan(const Problem& problem, int64_t threads) {
+Plan make_backward_plan(const Problem& problem, Dtype dtype, int64_t threads) {
+  const Plan plan = with_bundles(problem, dtype);
   const auto [k0, k1] = problem.kernel_size;
-  const int64_t rows = 4 * (k0 + 3) + 2 * 4;
-  const int64_t bytes_per_column = 4 * (rows * problem.head_dim + 2 * 4 * k0 * (2 * k1 - 1));
+  const int64_t rows = 5 * (k0 + 3) + 5 * 4;
+  const int64_t bytes_per_column =
+      4 * (rows * plan.bundle_heads * problem.head_dim + 2 * 4 * k0 * k1);
   // The sums of the bias' gradient should be small beside the data of a slab.
   const int64_t row_size = 3 * problem.length[1] * problem.head_dim;
   const int64_t slab_rows = std::max<int64_t>(divide_up(40 * problem.bias_size(), row_size), 8);
-  return make_plan(problem, 3 << 19, bytes_per_column, round_up(slab_rows, 4), 128, threads);
+  return make_plan(problem, plan, true, 3 << 18, bytes_per_column, round_up(slab_rows, 4), 128,
+                   threads);
 }
 
 Run make_run(const Problem& problem, const Plan& plan, int64_t unit) {
   Run run;
-  run.head = unit % problem.heads;
-  unit /= problem.heads;
-  run.column_block = unit % plan.column_blocks;
-  unit /= plan.column_blocks;
+  const int64_t bundle = unit % plan.bundles;
+  run.first_head = bundle * problem.heads / plan.bundles;
+  run.heads = (bundle + 1) * problem.heads / plan.bundles - run.first_head;
+  unit /= plan.bundles;
   const int64_t chunk = unit % plan.chunks;
   unit /= plan.chunks;
+  run.column_block = unit % plan.column_blocks;
+  unit /= plan.column_blocks;
   run.residue = unit % problem.dilation[0];
   run.batch = unit / problem.dilation[0];
   run.count = axis_token(run.residue, problem.length[0], problem.dilation[0]).count;
@@ -219,7 +239,7 @@ Run make_run(const Problem& problem, const Plan& plan, int64_t unit) {
   run.begin_position = std::min(first_slab * plan.slab_rows, run.count);
   run.end_position = std::min(end_slab * plan.slab_rows, run.count);
   const int64_t sequence =
-      ((run.batch * problem.heads + run.head) * plan.column_blocks + run.column_block) *
+      ((run.batch * problem.heads + run.first_head) * plan.column_blocks + run.column_block) *
           problem.dilation[0] +
       run.residue;
   run.first_slab = sequence * plan.slabs + first_slab;

@@ -32,7 +32,7 @@ void run_units(const Call& call, bool is_backward, ScratchSize scratch_size, Com
   const bool is_double = call.dtype == Dtype::kFloat64;
   const int64_t number = is_double ? sizeof(double) : sizeof(float);
   const VectorSizes vectors{kernels().wide / number, kernels().narrow / number,
-                            kernels().permutes && !is_double};
+                            kernels().shuffle && !is_double, kernels().shuffle_fast && !is_double};
   // Releases large scratch memory at the end, also if something throws.
   struct Release {
     ~Release() { release_large_thread_scratch(); }

@@ -1,68 +1,9 @@
 // Included once per vector width, by baseline.cpp, avx2.cpp and avx512.cpp (see lanes.inl).
 //
-// Between heads-last tensors, where the channels of a token are adjacent, and the kernels' buffers,
-// where a channel's columns are adjacent; converts to and from the compute type on the way.
+// From heads-last tensors, where the channels of a token are adjacent, to buffers for inner
+// products, where a channel's columns are adjacent; converts to the compute type on the way.
 //
 // A buffer is (channels, pitch): element (channel, column) at channel * pitch + column.
-
-// The bits of a half precision number.
-struct BFloat16 {
-  uint16_t bits;
-};
-struct Float16 {
-  uint16_t bits;
-};
-
-NATTEN_OPS_INLINE float bits_to_float(uint32_t bits) {
-  float number;
-  __builtin_memcpy(&number, &bits, sizeof number);
-  return number;
-}
-NATTEN_OPS_INLINE uint32_t float_to_bits(float number) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &number, sizeof bits);
-  return bits;
-}
-
-// One number to the compute type.
-NATTEN_OPS_INLINE float widen(float number) { return number; }
-NATTEN_OPS_INLINE double widen(double number) { return number; }
-NATTEN_OPS_INLINE float widen(BFloat16 number) {
-  return bits_to_float(static_cast<uint32_t>(number.bits) << 16);
-}
-NATTEN_OPS_INLINE float widen(Float16 number) {
-  const uint32_t sign = static_cast<uint32_t>(number.bits & 0x8000) << 16;
-  const uint32_t magnitude = static_cast<uint32_t>(number.bits & 0x7fff) << 13;
-  // Read as a float, the exponent is 112 too small; a multiplication corrects it, also for
-  // subnormals.
-  float value = bits_to_float(magnitude) * 0x1p112f;
-  if (magnitude >= 0x7c00u << 13) value = bits_to_float(magnitude | 0x7f800000);
-  return bits_to_float(float_to_bits(value) | sign);
-}
-
-// One number from the compute type, rounded to nearest, ties to even.
-NATTEN_OPS_INLINE void narrow(float number, float& to) { to = number; }
-NATTEN_OPS_INLINE void narrow(double number, double& to) { to = number; }
-NATTEN_OPS_INLINE void narrow(float number, BFloat16& to) {
-  const uint32_t bits = float_to_bits(number);
-  const bool is_nan = (bits & 0x7fffffff) > 0x7f800000;
-  to.bits = is_nan ? 0x7fc0 : (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-}
-NATTEN_OPS_INLINE void narrow(float number, Float16& to) {
-  const uint32_t bits = float_to_bits(number);
-  const uint32_t magnitude = bits & 0x7fffffff;
-  uint32_t half;
-  if (magnitude > 0x7f800000) {
-    half = 0x7e00;
-  } else if (magnitude >= 0x477ff000) {  // 65520 and more round to infinity
-    half = 0x7c00;
-  } else if (magnitude >= 0x38800000) {
-    half = (magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13;
-  } else {  // subnormal: adding 1/2 aligns its last bit with that of a float in [1/2, 1)
-    half = float_to_bits(bits_to_float(magnitude) + 0.5f) - 0x3f000000;
-  }
-  to.bits = static_cast<uint16_t>(half | (bits >> 16 & 0x8000));
-}
 
 // Words of 32 bits are transposed: a float, or two neighboring channels in half precision.
 template <int kLanes>
@@ -92,7 +33,7 @@ NATTEN_OPS_INLINE void transpose_groups(Words<kLanes> (&x)[4]) {
   x[3] = interleave<2>(high02, high13, all);
 }
 
-// Write a token's four words into a group of four lanes, or read them from it.
+// Writes a token's four words into a group of four lanes.
 template <int kGroup, int kLanes>
 NATTEN_OPS_INLINE Words<kLanes> put_group(Words<kLanes> x, Words<4> words) {
 #ifdef NATTEN_OPS_AVX512
@@ -106,14 +47,6 @@ NATTEN_OPS_INLINE Words<kLanes> put_group(Words<kLanes> x, Words<4> words) {
   }
 #endif
   if constexpr (kLanes == 4) return words;
-}
-
-template <int kGroup, int kLanes>
-NATTEN_OPS_INLINE Words<4> get_group(Words<kLanes> x) {
-#ifdef NATTEN_OPS_AVX512
-  if constexpr (kLanes == 16) return (Words<4>)_mm512_extracti32x4_epi32((__m512i)x, kGroup);
-#endif
-  return __builtin_shufflevector(x, x, 4 * kGroup, 4 * kGroup + 1, 4 * kGroup + 2, 4 * kGroup + 3);
 }
 
 // Keeps the compiler from computing all tokens' addresses in advance: there are too few registers.
@@ -135,41 +68,30 @@ NATTEN_OPS_INLINE void load_group(const Element* from, int64_t token_stride,
   }
 }
 
+// The same for fewer tokens than kLanes; the last one stands for those that are missing.
 template <int kGroup, int kLanes, typename Element>
-NATTEN_OPS_INLINE void store_group(const Words<kLanes> (&x)[4], Element* to, int64_t token_stride,
-                                   int64_t tokens) {
+NATTEN_OPS_INLINE void load_group(const Element* from, int64_t token_stride, int64_t tokens,
+                                  Words<kLanes> (&x)[4]) {
   if constexpr (4 * kGroup < kLanes) {
-    if (4 * kGroup + 4 <= tokens) {
-      NATTEN_OPS_UNROLL
-      for (int row = 0; row < 4; ++row) {
-        store(to + row * token_stride, get_group<kGroup, kLanes>(x[row]));
-      }
-      store_group<kGroup + 1, kLanes>(x, opaque(to + 4 * token_stride), token_stride, tokens);
-    } else {
-      NATTEN_OPS_UNROLL
-      for (int row = 0; row < 4; ++row) {
-        if (4 * kGroup + row < tokens) {
-          store(to + row * token_stride, get_group<kGroup, kLanes>(x[row]));
-        }
-      }
+    NATTEN_OPS_UNROLL
+    for (int row = 0; row < 4; ++row) {
+      const int64_t token = 4 * kGroup + row < tokens ? 4 * kGroup + row : tokens - 1;
+      x[row] = put_group<kGroup, kLanes>(x[row], load<Words<4>>(from + token * token_stride));
     }
+    load_group<kGroup + 1, kLanes>(from, token_stride, tokens, x);
   }
 }
 
-// Four words of each of kLanes tokens; word w of all of them goes to x[w].
+// Four words of each of kLanes tokens, of which there are `tokens`; word w of all goes to x[w].
 template <int kLanes, typename Element>
-NATTEN_OPS_INLINE void load_words(const Element* from, int64_t token_stride,
+NATTEN_OPS_INLINE void load_words(const Element* from, int64_t token_stride, int64_t tokens,
                                   Words<kLanes> (&x)[4]) {
-  load_group<0, kLanes>(from, token_stride, x);
+  if (tokens >= kLanes) {
+    load_group<0, kLanes>(from, token_stride, x);
+  } else {
+    load_group<0, kLanes>(from, token_stride, tokens, x);
+  }
   transpose_groups<kLanes>(x);
-}
-
-// The inverse of load_words, for `tokens` of the kLanes tokens.
-template <int kLanes, typename Element>
-NATTEN_OPS_INLINE void store_words(Words<kLanes> (&x)[4], Element* to, int64_t token_stride,
-                                   int64_t tokens) {
-  transpose_groups<kLanes>(x);
-  store_group<0, kLanes>(x, to, token_stride, tokens);
 }
 
 // The channels in a vector of words, as floats: one channel for float32, two for half precision, in
@@ -204,45 +126,20 @@ NATTEN_OPS_INLINE void unpack(Words<kLanes> words, Lanes<float, kLanes> (&channe
   }
 }
 
-// The inverse of unpack, rounding.
-template <int kLanes, typename Element>
-NATTEN_OPS_INLINE Words<kLanes> pack(const Lanes<float, kLanes> (&channels)[2]) {
-  using W = Words<kLanes>;
-  if constexpr (__is_same(Element, float)) {
-    return (W)channels[0];
-  } else if constexpr (__is_same(Element, BFloat16)) {
-    W rounded[2];
-    for (int half = 0; half < 2; ++half) {
-      const W bits = (W)channels[half];
-      const W up = bits + 0x7fffu + ((bits >> 16) & 1u);
-      rounded[half] = channels[half] == channels[half] ? up : W{} + 0x7fc00000u;
-    }
-    return (rounded[0] >> 16) | (rounded[1] & 0xffff0000u);
-  } else {
-    W words = W{};
-    for (int lane = 0; lane < kLanes; ++lane) {
-      Float16 low, high;
-      narrow(channels[0][lane], low);
-      narrow(channels[1][lane], high);
-      words[lane] = low.bits | static_cast<uint32_t>(high.bits) << 16;
-    }
-    return words;
-  }
-}
-
 // Channels in a word.
 template <typename Element>
 constexpr int kPacked = 4 / sizeof(Element);
 
-// Loads kLanes tokens, as many channels as fill whole groups of four words; returns their number.
+// Loads kLanes tokens, of which there are `tokens`, as many channels as fill whole groups of four
+// words; returns their number.
 template <int kLanes, typename Element>
-NATTEN_OPS_INLINE int64_t load_groups(const Element* from, int64_t token_stride, int64_t channels,
-                                      float factor, float* to, int64_t pitch) {
+NATTEN_OPS_INLINE int64_t load_groups(const Element* from, int64_t token_stride, int64_t tokens,
+                                      int64_t channels, float factor, float* to, int64_t pitch) {
   constexpr int kGroup = 4 * kPacked<Element>;
   int64_t channel = 0;
   for (; channel + kGroup <= channels; channel += kGroup) {
     Words<kLanes> words[4] = {};
-    load_words<kLanes>(from + channel, token_stride, words);
+    load_words<kLanes>(from + channel, token_stride, tokens, words);
     for (int word = 0; word < 4; ++word) {
       Lanes<float, kLanes> numbers[2] = {};
       unpack<kLanes, Element>(words[word], numbers);
@@ -254,62 +151,45 @@ NATTEN_OPS_INLINE int64_t load_groups(const Element* from, int64_t token_stride,
   return channel;
 }
 
-// Loads `tokens` tokens of `channels` channels, times factor, into a buffer.
+// Loads `tokens` tokens of `channels` channels, times factor, into a buffer. What follows them
+// there, up to a whole vector, is overwritten.
 template <int kLanes, typename Element, typename T>
 __attribute__((noinline)) void load_tokens(const Element* from, int64_t token_stride,
                                            int64_t channel_stride, int64_t tokens, int64_t channels,
                                            T factor, T* to, int64_t pitch) {
-  const auto one_by_one = [&](int64_t first_token, int64_t end_token, int64_t first_channel) {
-    for (int64_t channel = first_channel; channel < channels; ++channel) {
-      for (int64_t token = first_token; token < end_token; ++token) {
-        to[channel * pitch + token] =
-            static_cast<T>(widen(from[token * token_stride + channel * channel_stride])) * factor;
-      }
-    }
-  };
-  int64_t token = 0;
+  int64_t done = 0;  // channels
   if constexpr (sizeof(Element) <= 4) {
-    if (channel_stride == 1) {
-      for (; token + kLanes <= tokens; token += kLanes) {
-        const int64_t done = load_groups<kLanes>(from + token * token_stride, token_stride,
-                                                 channels, factor, to + token, pitch);
-        one_by_one(token, token + kLanes, done);
-      }
-      for (; token + 4 <= tokens; token += 4) {
-        const int64_t done = load_groups<4>(from + token * token_stride, token_stride, channels,
-                                            factor, to + token, pitch);
-        one_by_one(token, token + 4, done);
-      }
+    for (int64_t token = 0; channel_stride == 1 && token < tokens; token += kLanes) {
+      done = load_groups<kLanes>(from + token * token_stride, token_stride, tokens - token,
+                                 channels, factor, to + token, pitch);
     }
   }
-  one_by_one(token, tokens, 0);
+  for (int64_t channel = done; channel < channels; ++channel) {
+    for (int64_t token = 0; token < tokens; ++token) {
+      to[channel * pitch + token] =
+          static_cast<T>(widen(from[token * token_stride + channel * channel_stride])) * factor;
+    }
+  }
 }
 
-// Stores `tokens` (at most kLanes) tokens of `channels` channels, times `factors`, one per token.
-template <int kLanes, typename Element, typename T>
-__attribute__((noinline)) void store_tokens(const T* from, int64_t pitch, Lanes<T, kLanes> factors,
-                                            int64_t tokens, int64_t channels, Element* to,
-                                            int64_t token_stride, int64_t channel_stride) {
-  int64_t channel = 0;
-  if constexpr (sizeof(Element) <= 4) {
-    constexpr int kGroup = 4 * kPacked<Element>;
-    for (; channel_stride == 1 && channel + kGroup <= channels; channel += kGroup) {
-      Words<kLanes> words[4];
-      for (int word = 0; word < 4; ++word) {
-        Lanes<float, kLanes> numbers[2] = {};
-        for (int i = 0; i < kPacked<Element>; ++i) {
-          numbers[i] = factors * load<Lanes<float, kLanes>>(
-                                     from + (channel + word * kPacked<Element> + i) * pitch);
-        }
-        words[word] = pack<kLanes, Element>(numbers);
-      }
-      store_words<kLanes>(words, to + channel, token_stride, tokens);
-    }
-  }
-  for (; channel < channels; ++channel) {
-    for (int64_t token = 0; token < tokens; ++token) {
-      narrow(from[channel * pitch + token] * factors[token],
-             to[token * token_stride + channel * channel_stride]);
-    }
+// The heads of a bundle that can be transposed at once: all, if their channels are neighbors.
+inline int64_t heads_at_once(const TensorView& tensor, const Problem& problem, const Run& run) {
+  return tensor.head_stride == problem.head_dim * tensor.channel_stride ? run.heads : 1;
+}
+
+// Transposes the columns [begin, end) of the run's row at `position` of a tensor into a buffer,
+// (heads, channels, pitch).
+template <typename Element, typename T>
+void load_row(const TensorView& tensor, const Problem& problem, const Run& run, int64_t position,
+              int64_t begin, int64_t end, T factor, T* to, int64_t pitch) {
+  constexpr int kLanes = kVectorBytes / sizeof(T);
+  const PhaseTimer timer(Phase::kLoad);
+  const int64_t index = position * problem.dilation[0] + run.residue;
+  const int64_t heads = heads_at_once(tensor, problem, run);
+  for (int64_t head = 0; head < run.heads; head += heads) {
+    load_tokens<kLanes>(tensor.at<const Element>(run.batch, index, begin, run.first_head + head),
+                        tensor.axis_stride[1], tensor.channel_stride, end - begin,
+                        heads * problem.head_dim, factor, to + head * problem.head_dim * pitch,
+                        pitch);
   }
 }

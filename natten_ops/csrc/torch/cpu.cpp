@@ -56,15 +56,16 @@ struct CpuBackEnd {
                       const TensorInfo& logsumexp, bool /*allow_tf32*/) {
     const TensorInfo& query = inputs.query;
     const std::optional<Tensor> bias = kernel_bias(rpb, query);
-    const cpu::ForwardCall call{problem,
-                                cpu::make_forward_plan(problem, torch::stable::get_num_threads()),
-                                dtype_of(query),
-                                view_of(query),
-                                view_of(inputs.key),
-                                view_of(inputs.value),
-                                view_of(output),
-                                bias ? bias->data_ptr() : nullptr,
-                                logsumexp.data};
+    const cpu::ForwardCall call{
+        problem,
+        cpu::make_forward_plan(problem, dtype_of(query), torch::stable::get_num_threads()),
+        dtype_of(query),
+        view_of(query),
+        view_of(inputs.key),
+        view_of(inputs.value),
+        view_of(output),
+        bias ? bias->data_ptr() : nullptr,
+        logsumexp.data};
     torch::stable::parallel_for(
         0, call.plan.units(problem), kGrain,
         [&](int64_t begin, int64_t end) { cpu::forward(call, begin, end); });
@@ -75,7 +76,8 @@ struct CpuBackEnd {
                          const TensorInfo& /*output*/, const TensorInfo& logsumexp,
                          const QueryKeyValue& grads, bool /*allow_tf32*/) {
     const TensorInfo& query = inputs.query;
-    const auto plan = cpu::make_backward_plan(problem, torch::stable::get_num_threads());
+    const auto plan =
+        cpu::make_backward_plan(problem, dtype_of(query), torch::stable::get_num_threads());
     // Each slab's own sum of the bias' gradient. sum_grad_bias adds them in the order of the slabs.
     std::optional<Tensor> partial;
     if (rpb) {

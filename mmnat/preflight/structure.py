@@ -123,7 +123,8 @@ def _check_dataset(path: str, dataset: Any) -> None:
     for name, types in _NEEDED.get(kind, {}).items():
         _check(f'{path}.{name}', dataset.get(name), types, optional=False)
     if kind == 'RepeatDataset' and dataset['times'] < 1:
-        raise UserError(f'{path}.times = {dataset["times"]} is not positive', 'repeat the images at least once')
+        times = dataset['times']
+        raise UserError(f'{path}.times = {times} is not positive', 'use the images at least once')
 
 
 def _check(path: str, value: Any, kinds: tuple[type, ...], optional: bool = True) -> None:

@@ -21,25 +21,32 @@ int64_t element_bytes(Dtype dtype) {
   return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2;
 }
 
-Plan with_bundles(const Problem& problem, Dtype dtype) {
-  Plan plan{};
-  const int64_t most = std::max<int64_t>(
-      kBundleBytes / std::max<int64_t>(problem.head_dim * element_bytes(dtype), 1), 1);
-  plan.bundles = std::max<int64_t>(divide_up(problem.heads, most), 1);
-  plan.bundle_heads = divide_up(problem.heads, plan.bundles);
-  return plan;
-}
+// Bytes of a thread's buffers for one column.
+struct ColumnBytes {
+  int64_t head;    // for each head of a bundle
+  int64_t shared;  // by them
+
+  int64_t of(int64_t heads) const { return heads * head + shared; }
+};
 
 // A block of columns is so narrow that a thread's row buffers stay in its cache, but so wide that
 // the columns beyond its borders, which neighboring blocks read too, are few. A chunk has about
 // chunk_rows rows, so that the rows beyond its borders are few, but there are enough chunks for all
-// threads if there are several.
-Plan make_plan(const Problem& problem, Plan plan, bool is_backward, int64_t cache_bytes,
-               int64_t bytes_per_column, int64_t slab_rows, int64_t chunk_rows, int64_t threads) {
-  const int64_t border = (problem.kernel_size[1] - 1) * problem.dilation[1];
-  const int64_t fitting = cache_bytes / bytes_per_column - border;
-  const int64_t most = std::max<int64_t>({fitting, 2 * border, 32});
+// threads if there are several. A bundle has fewer heads if windows are wide.
+Plan make_plan(const Problem& problem, Dtype dtype, bool is_backward, int64_t cache_bytes,
+               ColumnBytes bytes, int64_t slab_rows, int64_t chunk_rows, int64_t threads) {
+  Plan plan{};
   const int64_t columns = problem.length[1];
+  const int64_t border = (problem.kernel_size[1] - 1) * problem.dilation[1];
+  const int64_t token_bytes = std::max<int64_t>(problem.head_dim * element_bytes(dtype), 1);
+  int64_t heads = std::max<int64_t>(kBundleBytes / token_bytes, 1);
+  const auto needed_bytes = [&] { return bytes.of(heads) * std::min(columns, 3 * border); };
+  while (heads > 1 && needed_bytes() > 2 * cache_bytes) heads = divide_up(heads, 2);
+  plan.bundles = std::max<int64_t>(divide_up(problem.heads, heads), 1);
+  plan.bundle_heads = divide_up(problem.heads, plan.bundles);
+
+  const int64_t fitting = cache_bytes / std::max<int64_t>(bytes.of(plan.bundle_heads), 1) - border;
+  const int64_t most = std::max<int64_t>({fitting, 2 * border, 32});
   // Of these widths down to half of it, the one for which the fewest lanes are computed.
   const int64_t halo = is_backward ? border : 0;
   const auto lanes = [&](int64_t width) { return round_up(width + halo, kMaxLanes / 2); };
@@ -187,6 +194,8 @@ Columns::Columns(const Problem& problem, const Plan& plan, int64_t column_block,
     const int64_t lanes = query_end - first <= vectors.narrow ? vectors.narrow : vectors.wide;
     tiles_.push_back(make_tile(problem, first, query_end, lanes, vectors, key_origin_));
   }
+  keys_.reserve(query_end - query_begin);
+  queries_.reserve(backward ? end - begin : 0);
   for (int64_t query = query_begin; query < query_end; ++query) {
     keys_.push_back(natten_ops::cpu::keys_of(problem, query));
   }
@@ -201,24 +210,22 @@ int64_t Columns::key_pitch() const { return pitch_of(key_end - key_origin_); }
 int64_t Columns::query_pitch() const { return pitch_of(query_end - query_origin_); }
 
 Plan make_forward_plan(const Problem& problem, Dtype dtype, int64_t threads) {
-  const Plan plan = with_bundles(problem, dtype);
   // Rows of keys and values, queries and outputs.
-  const int64_t rows = 2 * (problem.kernel_size[0] + 3) + 2 * 4;
-  const int64_t bytes_per_column = 4 * rows * plan.bundle_heads * problem.head_dim;
-  return make_plan(problem, plan, false, 1 << 19, bytes_per_column, 4, 64, threads);
+  const int64_t rows = std::min<int64_t>(problem.length[0], 4);
+  const int64_t all_rows = 2 * (problem.kernel_size[0] + rows - 1) + 2 * rows;
+  const ColumnBytes bytes{4 * all_rows * problem.head_dim, 0};
+  return make_plan(problem, dtype, false, 1 << 19, bytes, 4, 64, threads);
 }
 
 Plan make_backward_plan(const Problem& problem, Dtype dtype, int64_t threads) {
-  const Plan plan = with_bundles(problem, dtype);
   const auto [k0, k1] = problem.kernel_size;
-  const int64_t rows = 5 * (k0 + 3) + 5 * 4;
-  const int64_t bytes_per_column =
-      4 * (rows * plan.bundle_heads * problem.head_dim + 2 * 4 * k0 * k1);
+  const int64_t rows = std::min<int64_t>(problem.length[0], 4);
+  const int64_t all_rows = 5 * (k0 + rows - 1) + 5 * rows;
+  const ColumnBytes bytes{4 * all_rows * problem.head_dim, 4 * 2 * rows * k0 * k1};
   // The sums of the bias' gradient should be small beside the data of a slab.
   const int64_t row_size = 3 * problem.length[1] * problem.head_dim;
   const int64_t slab_rows = std::max<int64_t>(divide_up(40 * problem.bias_size(), row_size), 8);
-  return make_plan(problem, plan, true, 3 << 18, bytes_per_column, round_up(slab_rows, 4), 128,
-                   threads);
+  return make_plan(problem, dtype, true, 3 << 18, bytes, round_up(slab_rows, 4), 128, threads);
 }
 
 Run make_run(const Problem& problem, const Plan& plan, int64_t unit) {

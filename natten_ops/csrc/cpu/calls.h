@@ -34,7 +34,7 @@ struct BackwardCall {
 };
 
 // A kernel computes one run at a time. Runs of the same columns share scratch memory, which starts
-// as zeros in the backward. `next` is the run that follows, or null.
+// as zeros. `next` is the run that follows, or null.
 struct Kernels {
   const char* name;            // as torch names the capability
   int64_t wide, narrow;        // bytes of the vectors

@@ -47,7 +47,7 @@ void run_units(const Call& call, bool is_backward, ScratchSize scratch_size, Com
       columns.emplace(call.problem, call.plan, column_block, is_backward, vectors);
       const int64_t bytes = scratch_size(call, *columns);
       scratch = thread_scratch(bytes);
-      if (is_backward) std::memset(scratch, 0, bytes);
+      std::memset(scratch, 0, bytes);
     }
     const bool is_last = unit + 1 == end;
     const Run next = make_run(call.problem, call.plan, is_last ? unit : unit + 1);

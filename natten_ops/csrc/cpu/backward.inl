@@ -159,7 +159,8 @@ void backward_query_tile(const BackwardCall& call, const BackwardBuffers<T>& buf
     const int64_t index = (group.position + row) * problem.dilation[0] + run.residue;
     const T* from = static_cast<const T*>(call.logsumexp) +
                     row_offset(problem, run.batch, index, tile.begin, run.first_head + head);
-    V logsumexp{};
+    // The weights of unused lanes are zero.
+    V logsumexp = V{} + static_cast<T>(INFINITY);
     for (int64_t lane = 0; lane < tile.count; ++lane) logsumexp[lane] = from[lane * problem.heads];
     logsumexp *= static_cast<T>(1.4426950408889634);
     const int64_t plane = row * window * buffers.query_pitch + column;
@@ -237,19 +238,18 @@ void add_to_keys(const Problem& problem, const BackwardBuffers<T>& buffers, int6
 template <typename T>
 void store_grad_bias(const BackwardCall& call, const BackwardBuffers<T>& buffers, const Run& run,
                      int64_t slab) {
-  constexpr int kLanes = kVectorBytes / sizeof(T);
   const int64_t size = call.problem.bias_size();
   const int64_t head_slabs = call.plan.head_slabs(call.problem);
   T* lanes = buffers.grad_bias;
   for (int64_t head = 0; head < run.heads; ++head) {
     T* to = static_cast<T*>(call.grad_bias) + (slab + head * head_slabs) * size;
-    for (int64_t i = 0; i < size; ++i, lanes += kLanes) {
+    for (int64_t i = 0; i < size; ++i, lanes += kWide<T>) {
       T sum = 0;
-      for (int lane = 0; lane < kLanes; ++lane) sum += lanes[lane];
+      for (int lane = 0; lane < kWide<T>; ++lane) sum += lanes[lane];
       to[i] = sum;
     }
   }
-  __builtin_memset(buffers.grad_bias, 0, run.heads * size * kLanes * sizeof(T));
+  __builtin_memset(buffers.grad_bias, 0, run.heads * size * kWide<T> * sizeof(T));
 }
 
 // The first query that attends to a key of the run.

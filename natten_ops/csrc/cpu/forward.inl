@@ -145,7 +145,7 @@ void request_rows(const TensorView& tensor, const Problem& problem, const Run& r
 }
 
 // The rows of keys that a group of queries attends to, as partners of any of its tiles and heads.
-// weight_step is that from entry to entry of a window's row, `tokens` are the keys or the values.
+// weight_step is that from entry to entry of a window's row.
 template <typename T, typename Buffers>
 int64_t key_partners(const Problem& problem, const RowGroup& group, const Buffers& buffers,
                      int64_t weight_step) {

@@ -44,8 +44,8 @@ NATTEN_OPS_INLINE V biases(const T* from, S source) {
 // Calls f with a vector of that many lanes.
 template <typename T, typename F>
 NATTEN_OPS_INLINE void with_vector(int64_t lanes, F f) {
-  if (lanes == kVectorBytes / int64_t(sizeof(T))) {
-    f(Lanes<T, kVectorBytes / sizeof(T)>{});
+  if (lanes == kWide<T>) {
+    f(Lanes<T, kWide<T>>{});
   } else {
     f(Lanes<T, kNarrowBytes / sizeof(T)>{});
   }

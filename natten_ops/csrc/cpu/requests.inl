@@ -42,8 +42,7 @@ class Requests {
 
  private:
   static constexpr int64_t kLine = 64;
-  static constexpr int64_t kMost =
-      64;  // more rows than most groups need; the rest is not requested
+  static constexpr int64_t kMost = 64;  // rows; few groups need more, which are not requested
 
   struct Row {
     const char* token;

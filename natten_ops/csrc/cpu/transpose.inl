@@ -108,20 +108,7 @@ NATTEN_OPS_INLINE void unpack(Words<kLanes> words, Lanes<float, kLanes> (&channe
     for (int half = 0; half < 2; ++half) {
       const auto bits =
           __builtin_convertvector(half ? words >> 16 : words & 0xffffu, Lanes<uint16_t, kLanes>);
-#ifdef NATTEN_OPS_X86
-      if constexpr (kLanes >= 8) {
-        for (int part = 0; part < kLanes / 8; ++part) {
-          const __m256 eight =
-              _mm256_cvtph_ps(load<__m128i>(reinterpret_cast<const uint16_t*>(&bits) + 8 * part));
-          __builtin_memcpy(reinterpret_cast<float*>(&channels[half]) + 8 * part, &eight,
-                           sizeof eight);
-        }
-        continue;
-      }
-#endif
-      V numbers = {};
-      for (int lane = 0; lane < kLanes; ++lane) numbers[lane] = widen(Float16{bits[lane]});
-      channels[half] = numbers;
+      channels[half] = widen_lanes<V>(reinterpret_cast<const Float16*>(&bits));
     }
   }
 }

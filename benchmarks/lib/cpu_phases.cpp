@@ -33,11 +33,13 @@ extern "C" int64_t run_kernels(const Problem* problem, int is_backward, int is_b
   const Dtype dtype = is_bfloat16 ? Dtype::kBFloat16 : Dtype::kFloat32;
   const auto at = [&](int index) { return cpu::view(*problem, tensors[index]); };
   if (!is_backward) {
-    const cpu::ForwardCall call{*problem, cpu::make_forward_plan(*problem, dtype, 1),
-                                dtype,    at(0),
-                                at(1),    at(2),
-                                at(3),    bias,
-                                logsumexp};
+    const cpu::Kernels& kernels = cpu::forward_kernels(*problem, dtype);
+    const cpu::ForwardCall call{
+        *problem, cpu::make_forward_plan(*problem, dtype, kernels.number_bytes, 1),
+        &kernels, dtype,
+        at(0),    at(1),
+        at(2),    at(3),
+        bias,     logsumexp};
     cpu::forward(call, 0, call.plan.units(*problem));
     return 0;
   }

@@ -17,7 +17,7 @@ def _border(sizes):
     return [*border, tuple(size // 2 for size in sizes)]
 
 
-def patterns(number, place, spatial, kernel_size, dilation, device='cpu', dtype=torch.float32):
+def patterns(number, place, spatial, kernel_size, dilation, device='cpu', dtype=torch.float32, head_dim=8):
     """Name, and where the operator's and the reference's result is not finite, for output and gradients.
 
     Heads do not touch each other: each has the number at another place of the border.
@@ -25,7 +25,7 @@ def patterns(number, place, spatial, kernel_size, dilation, device='cpu', dtype=
     generator = torch.Generator().manual_seed(0)
     bias = (2 * kernel_size - 1,) * 2
     places = _border(bias if place == 'rpb' else spatial)
-    shape = (1, *spatial, len(places), 8)
+    shape = (1, *spatial, len(places), head_dim)
     tensors = {name: torch.randn(shape, generator=generator) for name in ('query', 'key', 'value', 'grad')}
     tensors['rpb'] = torch.randn(len(places), *bias, generator=generator)
     for head, (row, column) in enumerate(places):

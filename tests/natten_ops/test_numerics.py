@@ -59,6 +59,10 @@ def test_against_float64_reference(source, dtype):
         # Keys too far apart for two vectors.
         ((4, 150), (2, 7), (2, 21), 2, 16),
         ((3, 75), (3, 3), (1, 25), 3, 7),
+        # The largest windows of products of matrices, and larger ones.
+        ((17, 61), (15, 16), (1, 3), 2, 33),
+        ((16, 35), (16, 8), (1, 4), 1, 96),
+        ((17, 35), (17, 17), (1, 1), 1, 16),
     ],
 )
 @pytest.mark.parametrize('dtype', DTYPES)
@@ -153,6 +157,15 @@ SPATIAL_KERNEL_SIZE_DILATION = [
 @pytest.mark.parametrize('window', SPATIAL_KERNEL_SIZE_DILATION)
 def test_nan_stays_where_the_mathematics_puts_it(place, window):
     for name, actual, wanted in patterns(float('nan'), place, *window):
+        assert torch.equal(actual, wanted), name
+
+
+@pytest.mark.parametrize('number', [float('nan'), float('inf'), float('-inf')])
+@pytest.mark.parametrize('place', PLACES)
+@pytest.mark.parametrize('window', SPATIAL_KERNEL_SIZE_DILATION[:3])
+def test_not_finite_in_products_of_matrices(number, place, window):
+    """Matrices hold tokens that a query does not attend to; zero times infinity is not a number."""
+    for name, actual, wanted in patterns(number, place, *window, 'cpu', torch.bfloat16, head_dim=16):
         assert torch.equal(actual, wanted), name
 
 

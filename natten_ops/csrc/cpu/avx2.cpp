@@ -35,6 +35,7 @@ constexpr int kColumns = 2;
 #include "tokens.inl"
 #include "transpose.inl"
 #include "requests.inl"
+#include "groups.inl"
 #include "sums.inl"
 #include "products.inl"
 #include "forward.inl"
@@ -43,7 +44,7 @@ constexpr int kColumns = 2;
 
 }  // namespace
 
-const Kernels kAvx2Kernels = {"AVX2",          kVectorBytes, kNarrowBytes,     true,    false,
+const Kernels kAvx2Kernels = {"AVX2",          kVectorBytes, kNarrowBytes,     4,       true, false,
                               forward_scratch, forward,      backward_scratch, backward};
 
 }  // namespace natten_ops::cpu

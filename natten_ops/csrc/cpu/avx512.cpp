@@ -38,6 +38,7 @@ constexpr int kColumns = 2;
 #include "tokens.inl"
 #include "transpose.inl"
 #include "requests.inl"
+#include "groups.inl"
 #include "sums.inl"
 #include "products.inl"
 #include "forward.inl"
@@ -46,8 +47,9 @@ constexpr int kColumns = 2;
 
 }  // namespace
 
-const Kernels kAvx512Kernels = {"AVX512",        kVectorBytes, kNarrowBytes,     true,    true,
-                                forward_scratch, forward,      backward_scratch, backward};
+const Kernels kAvx512Kernels = {
+    "AVX512",        kVectorBytes, kNarrowBytes,     4,       true, true,
+    forward_scratch, forward,      backward_scratch, backward};
 
 }  // namespace natten_ops::cpu
 

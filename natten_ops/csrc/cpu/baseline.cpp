@@ -24,6 +24,7 @@ constexpr int kColumns = 2;
 #include "tokens.inl"
 #include "transpose.inl"
 #include "requests.inl"
+#include "groups.inl"
 #include "sums.inl"
 #include "products.inl"
 #include "forward.inl"
@@ -32,7 +33,8 @@ constexpr int kColumns = 2;
 
 }  // namespace
 
-const Kernels kDefaultKernels = {"DEFAULT",       kVectorBytes, kNarrowBytes,     false,   false,
-                                 forward_scratch, forward,      backward_scratch, backward};
+const Kernels kDefaultKernels = {
+    "DEFAULT",       kVectorBytes, kNarrowBytes,     4,       false, false,
+    forward_scratch, forward,      backward_scratch, backward};
 
 }  // namespace natten_ops::cpu

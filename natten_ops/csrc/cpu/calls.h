@@ -12,10 +12,13 @@
 
 namespace natten_ops::cpu {
 
+struct Kernels;
+
 // Computed in double for float64, else in float: "compute type" below.
 struct ForwardCall {
   Problem problem;
   Plan plan;
+  const Kernels* kernels;
   Dtype dtype;
   TensorView query, key, value, output;
   const void* bias;  // compute type, contiguous (heads, bias_size), times log2(e); or null
@@ -38,6 +41,7 @@ struct BackwardCall {
 struct Kernels {
   const char* name;            // as torch names the capability
   int64_t wide, narrow;        // bytes of the vectors
+  int64_t number_bytes;        // of float32 and half precision, in buffers
   bool shuffle, shuffle_fast;  // as in VectorSizes, for floats
   int64_t (*forward_scratch)(const ForwardCall& call, const Columns& columns);  // bytes
   void (*forward)(const ForwardCall& call, const Run& run, const Run* next, const Columns& columns,
@@ -52,10 +56,17 @@ extern const Kernels kDefaultKernels;
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
 #endif
+#if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) || __GNUC__ >= 11)
+#define NATTEN_OPS_AMX
+extern const Kernels kAmxKernels;  // without a backward; see amx.cpp
+#endif
 
 // The best set that this processor runs. The environment variable ATEN_CPU_CAPABILITY (default,
 // avx2, avx512), read once, limits it as it limits torch's own kernels.
 const Kernels& kernels();
+
+// The best for a forward, which may be a set for some problems only.
+const Kernels& forward_kernels(const Problem& problem, Dtype dtype);
 
 // The work units [begin, end) of the call's plan.
 void forward(const ForwardCall& call, int64_t begin, int64_t end);

@@ -69,10 +69,21 @@ NATTEN_OPS_INLINE V keep(V lanes, M mask) {
   return (V)((M)lanes & mask);
 }
 
+// b if one of them is NaN.
 template <typename V>
 NATTEN_OPS_INLINE V maximum(V a, V b) {
   return a > b ? a : b;
 }
+#ifdef NATTEN_OPS_AVX512
+NATTEN_OPS_INLINE Lanes<float, 16> maximum(Lanes<float, 16> a, Lanes<float, 16> b) {
+  return _mm512_max_ps(a, b);
+}
+#endif
+#ifdef NATTEN_OPS_X86
+NATTEN_OPS_INLINE Lanes<float, 8> maximum(Lanes<float, 8> a, Lanes<float, 8> b) {
+  return _mm256_max_ps(a, b);
+}
+#endif
 
 // 2^x for x <= 0 with relative error below 2e-7 (double: libm's); 0 far below 2^-126; NaN stays
 // NaN.
@@ -80,8 +91,7 @@ template <int kLanes>
 NATTEN_OPS_INLINE Lanes<float, kLanes> exp2_of(Lanes<float, kLanes> x) {
   using V = Lanes<float, kLanes>;
   using I = Lanes<int32_t, kLanes>;
-  const V lowest = V{} - 127.0f;
-  x = x < lowest ? lowest : x;
+  x = maximum(V{} - 127.0f, x);
   // Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits.
   const V shifted = x + 12582912.0f;
   const V fraction = x - (shifted - 12582912.0f);

@@ -209,11 +209,11 @@ TileList Columns::tiles() const { return {tiles_.data(), static_cast<int64_t>(ti
 int64_t Columns::key_pitch() const { return pitch_of(key_end - key_origin_); }
 int64_t Columns::query_pitch() const { return pitch_of(query_end - query_origin_); }
 
-Plan make_forward_plan(const Problem& problem, Dtype dtype, int64_t threads) {
+Plan make_forward_plan(const Problem& problem, Dtype dtype, int64_t number_bytes, int64_t threads) {
   // Rows of keys and values, queries and outputs.
   const int64_t rows = std::min<int64_t>(problem.length[0], 4);
   const int64_t all_rows = 2 * (problem.kernel_size[0] + rows - 1) + 2 * rows;
-  const ColumnBytes bytes{4 * all_rows * problem.head_dim, 0};
+  const ColumnBytes bytes{number_bytes * all_rows * problem.head_dim, 0};
   return make_plan(problem, dtype, false, 1 << 19, bytes, 4, 64, threads);
 }
 

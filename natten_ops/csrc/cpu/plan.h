@@ -38,7 +38,8 @@ struct Plan {
   }
 };
 
-Plan make_forward_plan(const Problem& problem, Dtype dtype, int64_t threads);
+// number_bytes: of a number in the kernels' buffers.
+Plan make_forward_plan(const Problem& problem, Dtype dtype, int64_t number_bytes, int64_t threads);
 Plan make_backward_plan(const Problem& problem, Dtype dtype, int64_t threads);
 
 // What a work unit computes.

@@ -5,6 +5,11 @@
 #include <optional>
 
 #include "calls.h"
+#ifdef NATTEN_OPS_AMX
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace natten_ops::cpu {
 
@@ -26,13 +31,29 @@ const Kernels& choose() {
   return kDefaultKernels;
 }
 
+#ifdef NATTEN_OPS_AMX
+// Whether the processor has AMX for bfloat16, and the operating system lets this process use it.
+bool may_use_amx() {
+  if (std::getenv("ATEN_CPU_CAPABILITY")) return false;
+  unsigned eax, ebx, ecx, edx;
+  if (!__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx)) return false;
+  constexpr unsigned kBFloat16 = 1u << 5;  // of AVX-512
+  if (!(eax & kBFloat16) || !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
+  constexpr unsigned kMatrices = 1u << 24 | 1u << 22;  // the registers, and their bfloat16
+  if ((edx & kMatrices) != kMatrices) return false;
+  // Linux wants to be asked, because a thread's registers take 8 KB more.
+  constexpr int kRequestPermission = 0x1023, kMatrixRegisters = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kMatrixRegisters) == 0;
+}
+#endif
+
 template <typename Call, typename ScratchSize, typename Compute>
-void run_units(const Call& call, bool is_backward, ScratchSize scratch_size, Compute compute,
-               int64_t begin, int64_t end) {
+void run_units(const Kernels& kernels, const Call& call, bool is_backward, ScratchSize scratch_size,
+               Compute compute, int64_t begin, int64_t end) {
   const bool is_double = call.dtype == Dtype::kFloat64;
   const int64_t number = is_double ? sizeof(double) : sizeof(float);
-  const VectorSizes vectors{kernels().wide / number, kernels().narrow / number,
-                            kernels().shuffle && !is_double, kernels().shuffle_fast && !is_double};
+  const VectorSizes vectors{kernels.wide / number, kernels.narrow / number,
+                            kernels.shuffle && !is_double, kernels.shuffle_fast && !is_double};
   // Releases large scratch memory at the end, also if something throws.
   struct Release {
     ~Release() { release_large_thread_scratch(); }
@@ -63,12 +84,25 @@ const Kernels& kernels() {
   return chosen;
 }
 
+const Kernels& forward_kernels([[maybe_unused]] const Problem& problem,
+                               [[maybe_unused]] Dtype dtype) {
+#ifdef NATTEN_OPS_AMX
+  static const bool has_amx = &kernels() == &kAvx512Kernels && may_use_amx();
+  const auto [k0, k1] = problem.kernel_size;
+  if (has_amx && dtype == Dtype::kBFloat16 && problem.head_dim >= 16 && k0 <= 16 && k1 <= 16) {
+    return kAmxKernels;
+  }
+#endif
+  return kernels();
+}
+
 void forward(const ForwardCall& call, int64_t begin, int64_t end) {
-  run_units(call, false, kernels().forward_scratch, kernels().forward, begin, end);
+  run_units(*call.kernels, call, false, call.kernels->forward_scratch, call.kernels->forward, begin,
+            end);
 }
 
 void backward(const BackwardCall& call, int64_t begin, int64_t end) {
-  run_units(call, true, kernels().backward_scratch, kernels().backward, begin, end);
+  run_units(kernels(), call, true, kernels().backward_scratch, kernels().backward, begin, end);
 }
 
 template <typename T>

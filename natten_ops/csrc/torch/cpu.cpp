@@ -56,16 +56,19 @@ struct CpuBackEnd {
                       const TensorInfo& logsumexp, bool /*allow_tf32*/) {
     const TensorInfo& query = inputs.query;
     const std::optional<Tensor> bias = kernel_bias(rpb, query);
-    const cpu::ForwardCall call{
-        problem,
-        cpu::make_forward_plan(problem, dtype_of(query), torch::stable::get_num_threads()),
-        dtype_of(query),
-        view_of(query),
-        view_of(inputs.key),
-        view_of(inputs.value),
-        view_of(output),
-        bias ? bias->data_ptr() : nullptr,
-        logsumexp.data};
+    const Dtype dtype = dtype_of(query);
+    const cpu::Kernels& kernels = cpu::forward_kernels(problem, dtype);
+    const cpu::ForwardCall call{problem,
+                                cpu::make_forward_plan(problem, dtype, kernels.number_bytes,
+                                                       torch::stable::get_num_threads()),
+                                &kernels,
+                                dtype,
+                                view_of(query),
+                                view_of(inputs.key),
+                                view_of(inputs.value),
+                                view_of(output),
+                                bias ? bias->data_ptr() : nullptr,
+                                logsumexp.data};
     torch::stable::parallel_for(
         0, call.plan.units(problem), kGrain,
         [&](int64_t begin, int64_t end) { cpu::forward(call, begin, end); });

@@ -231,8 +231,8 @@ def na2d(
     :func:`natten_ops.dispatch.covers` lists what the compiled operator computes; the PyTorch reference,
     which is slower and needs more memory, computes the rest. In short: with one or two axes, everything
     except strides, causal axes and padding zeros is compiled, for the CPU and, if nvcc was found, for CUDA.
-    Both compute half precision in float32; on CUDA, tensor cores round attention weights to half precision
-    before they multiply the values. Results and gradients of the compiled operator do not depend on the
+    Both compute half precision in float32, but tensor cores of CUDA, and AMX of Intel's processors in
+    bfloat16, round attention weights to half precision before they multiply the values. Results and gradients of the compiled operator do not depend on the
     number of threads, and are the same in every run on CUDA. Those of the reference are deterministic if
     torch's are, which on CUDA needs ``torch.use_deterministic_algorithms(True)``.
 

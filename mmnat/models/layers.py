@@ -1,5 +1,7 @@
 """The layers of NAT, DiNAT and DiNAT_s. Feature maps are channels-last ``(B, H, W, C)``."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -107,7 +109,9 @@ class PatchMerging(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with GELU between them, over the last dimension.
+    """LayerNorm, then two linear layers with GELU between them, over the last dimension.
+
+    The norm is the caller's, whose checkpoints it belongs to under another name.
 
     Args:
         dim: channels of input and output.
@@ -122,21 +126,20 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim)
         self.drop = nn.Dropout(drop)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the two layers."""
-        x = self.fc1(x)
-        if self.training and _can_recompute(x):
-            # The backward needs GELU's input and output, the largest tensors of a block. GELU is cheap,
-            # so only its input is kept and its output is computed again. Checkpointing stops before it
-            # repeats fc2.
-            random = self.drop.p > 0
-            x = checkpoint(self._activate_and_project, x, use_reentrant=False, preserve_rng_state=random)
-        else:
-            x = self._activate_and_project(x)
-        return self.drop(x)
+    def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """Apply the norm and the two layers."""
+        # The backward needs inputs and outputs of norm and GELU, of which those of GELU are the largest
+        # tensors of a block. Both are cheap, so only their inputs are kept, and their outputs are computed
+        # again. Checkpointing stops before it repeats fc1 and fc2.
+        x = self._recompute(lambda x: self.fc1(norm(x)), x)
+        return self.drop(self._recompute(lambda x: self.fc2(self.drop(self.act(x))), x))
 
-    def _activate_and_project(self, x: Tensor) -> Tensor:
-        return self.fc2(self.drop(self.act(x)))
+    def _recompute(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Apply a function, whose results on the way are computed again in the backward."""
+        if not self.training or not _can_recompute(x):
+            return function(x)
+        random = self.drop.p > 0
+        return checkpoint(function, x, use_reentrant=False, preserve_rng_state=random)
 
 
 def _can_recompute(x: Tensor) -> bool:
@@ -243,7 +246,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply both branches. The shape stays the same."""
         x = self.drop_path(x, self._scaled(self.gamma1, self.attn(self.norm1(x))))
-        return self.drop_path(x, self._scaled(self.gamma2, self.mlp(self.norm2(x))))
+        return self.drop_path(x, self._scaled(self.gamma2, self.mlp(x, self.norm2)))
 
     @staticmethod
     def _scaled(gamma: Tensor | float, x: Tensor) -> Tensor:

@@ -213,27 +213,28 @@ def calls_of(function, operator):
 
 @pytest.mark.parametrize('drop', [0.0, 0.3])
 @pytest.mark.parametrize('autocast', [False, True])
-def test_mlp_keeps_only_what_gelu_starts_from(drop, autocast, monkeypatch):
+def test_mlp_keeps_only_what_norm_and_gelu_start_from(drop, autocast, monkeypatch):
     torch.manual_seed(0)
-    mlp = Mlp(32, 96, drop)
+    mlp, norm = Mlp(32, 96, drop), torch.nn.LayerNorm(32)
     x = torch.randn(2, 50, 32, requires_grad=True)
 
     def run():
         torch.manual_seed(1)
         with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
-            return mlp(x)
+            return mlp(x, norm)
 
     def gradients():
-        return torch.autograd.grad(run().float().square().mean(), [x, *mlp.parameters()])
+        return torch.autograd.grad(run().float().square().mean(), [x, *mlp.parameters(), *norm.parameters()])
 
     kept, _ = saved_bytes(run)
     if not drop and not autocast:
-        assert kept == mlp.fc1.weight.nbytes + x.nbytes + 3 * x.nbytes
+        assert kept == x.nbytes + 3 * x.nbytes
     assert len(calls_of(gradients, 'aten::gelu')) == 2
-    # Computing again stops within the call of fc2, before the bias is copied and added to.
+    assert len(calls_of(gradients, 'aten::native_layer_norm')) == 2
+    # Computing again stops within the calls of fc2 and fc1, before the bias is copied and added to.
     products = calls_of(gradients, 'aten::addmm')
     computed = ['aten::copy_' in [part.name for part in product.cpu_children] for product in products]
-    assert computed == [True, True, False]
+    assert computed == [True, True, False, False]
     found = gradients()
     with torch.no_grad():
         assert len(calls_of(run, 'aten::gelu')) == 1

@@ -47,16 +47,18 @@ Plan make_plan(const Problem& problem, Dtype dtype, bool is_backward, int64_t ca
 
   const int64_t fitting = cache_bytes / std::max<int64_t>(bytes.of(plan.bundle_heads), 1) - border;
   const int64_t most = std::max<int64_t>({fitting, 2 * border, 32});
-  // Of these widths down to half of it, the one for which the fewest lanes are computed.
+  // Of these widths down to half of it, the one for which the fewest lanes are computed. If there
+  // are several, blocks should be of one size, so that threads have the same work.
   const int64_t halo = is_backward ? border : 0;
   const auto lanes = [&](int64_t width) { return round_up(width + halo, kMaxLanes / 2); };
   const int64_t widest = std::max<int64_t>(std::min(most, columns), 1);
-  int64_t fewest = INT64_MAX;
+  int64_t fewest = INT64_MAX, blocks = 0;
   for (int64_t width = widest; width >= divide_up(widest, 2); --width) {
     const int64_t others = (columns - 1) / width;
     const int64_t all = others * lanes(width) + lanes(columns - others * width);
-    if (all < fewest) {
+    if (all < fewest || (all == fewest && others + 1 == blocks)) {
       fewest = all;
+      blocks = others + 1;
       plan.block_columns = width;
     }
   }
@@ -67,7 +69,13 @@ Plan make_plan(const Problem& problem, Dtype dtype, bool is_backward, int64_t ca
   plan.slabs = divide_up(rows, slab_rows);
   const int64_t others =
       std::max<int64_t>(problem.batch * problem.dilation[0] * plan.column_blocks * plan.bundles, 1);
-  const int64_t needed = threads > 1 ? divide_up(4 * threads, others) : 1;
+  // Enough units for threads of unequal speed, but no small chunks: the backward computes the rows
+  // beyond their borders, too.
+  int64_t needed = threads > 1 ? divide_up(4 * threads, others) : 1;
+  if (is_backward) {
+    const int64_t large = rows / (4 * problem.kernel_size[0]);
+    needed = std::min(needed, std::max(divide_up(threads, others), large));
+  }
   plan.chunks = std::min(plan.slabs, std::max(divide_up(rows, chunk_rows), needed));
   return plan;
 }

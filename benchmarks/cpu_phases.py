@@ -100,7 +100,9 @@ class Kernels:
         self._pointers = (ctypes.c_void_p * len(pointers))(*pointers)
         bias_size = (2 * size - 1) ** 2
         lanes = 16  # that kernels may read behind the bias
-        sums = library.run_kernels(ctypes.byref(self._problem), 1, 0, None, None, None, None)
+        sums = library.run_kernels(
+            ctypes.byref(self._problem), 1, self._is_bfloat16, None, None, None, None
+        )
         self._arrays = [
             torch.randn(heads * bias_size + lanes),
             torch.empty(rows * columns * heads),

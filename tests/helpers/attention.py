@@ -73,7 +73,7 @@ def random_problem(source: random.Random, dtype: torch.dtype | None = None) -> P
         axes[axis] = (axes[axis][0], 1, axes[axis][2])
     spatial, kernel_size, dilation = zip(*axes, strict=True)
     window = math.prod(spatial) * math.prod(kernel_size)
-    head_dims = [c for c in (1, 3, 8, 20, 32, 40, 64) if c * window <= _LARGEST_GATHER] or [1]
+    head_dims = [c for c in (1, 3, 8, 20, 28, 32, 40, 64) if c * window <= _LARGEST_GATHER] or [1]
     head_dim = source.choice(head_dims)
     rest = max(1, _LARGEST_GATHER // (window * head_dim))
     heads = source.randint(1, min(3, rest))

@@ -89,9 +89,9 @@ const Kernels& forward_kernels([[maybe_unused]] const Problem& problem,
 #ifdef NATTEN_OPS_AMX
   static const bool has_amx = &kernels() == &kAvx512Kernels && may_use_amx();
   const auto [k0, k1] = problem.kernel_size;
-  if (has_amx && dtype == Dtype::kBFloat16 && problem.head_dim >= 16 && k0 <= 16 && k1 <= 16) {
-    return kAmxKernels;
-  }
+  // Matrices hold 32 channels: a quarter of them may be zeros.
+  const bool is_full = (problem.head_dim + 31) / 32 * 32 * 3 <= problem.head_dim * 4;
+  if (has_amx && dtype == Dtype::kBFloat16 && is_full && k0 <= 16 && k1 <= 16) return kAmxKernels;
 #endif
   return kernels();
 }

@@ -224,7 +224,9 @@ def test_mlp_keeps_only_what_norm_and_gelu_start_from(drop, autocast, monkeypatc
             return mlp(x, norm)
 
     def gradients():
-        return torch.autograd.grad(run().float().square().mean(), [x, *mlp.parameters(), *norm.parameters()])
+        return torch.autograd.grad(
+            run().float().square().mean(), [x, *mlp.parameters(), *norm.parameters()]
+        )
 
     kept, _ = saved_bytes(run)
     if not drop and not autocast:

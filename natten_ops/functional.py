@@ -232,9 +232,10 @@ def na2d(
     which is slower and needs more memory, computes the rest. In short: with one or two axes, everything
     except strides, causal axes and padding zeros is compiled, for the CPU and, if nvcc was found, for CUDA.
     Both compute half precision in float32, but tensor cores of CUDA, and AMX of Intel's processors in
-    bfloat16, round attention weights to half precision before they multiply the values. Results and gradients of the compiled operator do not depend on the
-    number of threads, and are the same in every run on CUDA. Those of the reference are deterministic if
-    torch's are, which on CUDA needs ``torch.use_deterministic_algorithms(True)``.
+    bfloat16, round attention weights to half precision before they multiply the values. Results and
+    gradients of the compiled operator do not depend on the number of threads, and are the same in every run
+    on CUDA. Those of the reference are deterministic if torch's are, which on CUDA needs
+    ``torch.use_deterministic_algorithms(True)``.
 
     Under autocast, query, key and value are cast to autocast's dtype (float64 is not cast), while a float32
     rpb stays as it is. Differentiable to any order in query, key, value and rpb; the reference computes

@@ -40,6 +40,7 @@ def test_what_is_compiled_several_times_says_so():
     headers = sorted(CSRC.rglob('*.inl'))
     assert headers
     for path in headers:
-        assert path.read_text().startswith('// Included once per vector width, by ')
+        first = path.read_text().partition('\n')[0]
+        assert first.startswith('// Included once per vector width, by ')
         users = {user.name for user in FILES if path.name in included(user)}
-        assert users == {'avx2.cpp', 'avx512.cpp', 'baseline.cpp'}
+        assert users == set(re.findall(r'\w+\.cpp', first)) >= {'avx2.cpp', 'avx512.cpp', 'baseline.cpp'}

@@ -1,4 +1,4 @@
-// Included once per vector width, by baseline.cpp, avx2.cpp and avx512.cpp.
+// Included once per vector width, by baseline.cpp, avx2.cpp, avx512.cpp and amx.cpp.
 //
 // They include all .inl files, in one order, inside their namespace and target pragma. So nothing
 // there may have external linkage: the linker could give a processor the instructions of another.

@@ -1,4 +1,5 @@
-// Included once per vector width, by baseline.cpp, avx2.cpp and avx512.cpp (see lanes.inl).
+// Included once per vector width, by baseline.cpp, avx2.cpp, avx512.cpp and amx.cpp (see
+// lanes.inl).
 //
 // Requests tokens from memory that will be needed soon, while products keep the processor busy. It
 // holds few requests at a time, and what a product loads from the second-level cache has to wait

@@ -1,4 +1,5 @@
-// Included once per vector width, by baseline.cpp, avx2.cpp and avx512.cpp (see lanes.inl).
+// Included once per vector width, by baseline.cpp, avx2.cpp, avx512.cpp and amx.cpp (see
+// lanes.inl).
 //
 // Numbers of tensors as numbers of the compute type, and back; rows of tokens for weighted sums.
 

@@ -1,4 +1,5 @@
-// Included once per vector width, by baseline.cpp, avx2.cpp and avx512.cpp (see lanes.inl).
+// Included once per vector width, by baseline.cpp, avx2.cpp, avx512.cpp and amx.cpp (see
+// lanes.inl).
 //
 // From heads-last tensors, where the channels of a token are adjacent, to buffers for inner
 // products, where a channel's columns are adjacent; converts to the compute type on the way.

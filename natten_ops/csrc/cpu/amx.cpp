@@ -76,7 +76,7 @@ struct MatrixBuffers {
   BFloat16* tokens;   // of a row of keys, (blocks, kBlock, channels)
   float* products;    // (2, parts, kBlock, 2 kBlock): of queries with keys
   float* logits;      // (kRows, kBlock, vectors, kBlock)
-  BFloat16* weights;  // (vectors, parts, kBlock, 2 kBlock)
+  BFloat16* weights;  // of two rows of queries, (2, vectors, parts, kBlock, 2 kBlock)
   float* outputs;     // (kBlock, channels)
   float* bias;        // of a head and group, (kRows, kernel_size[1], vectors, kBlock)
   QueryTile* tiles;
@@ -472,6 +472,7 @@ __attribute__((noinline)) void weigh(const Problem& problem, const MatrixBuffers
   logsumexp = load<Floats>(most) + log2_of<kBlock>(all);
 }
 
+// weigh with what the problem needs, as constants.
 NATTEN_OPS_INLINE void weigh_tile(const Problem& problem, const MatrixBuffers& buffers,
                                   const QueryTile& tile, const float* logits, BFloat16* weights,
                                   Floats& inverse, Floats& logsumexp, Requests& requests,

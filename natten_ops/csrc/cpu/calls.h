@@ -65,7 +65,7 @@ extern const Kernels kAmxKernels;  // without a backward; see amx.cpp
 // avx2, avx512), read once, limits it as it limits torch's own kernels.
 const Kernels& kernels();
 
-// The best for a forward, which may be a set for some problems only.
+// The best set for a forward: AMX for the problems that it serves, if the variable is not set.
 const Kernels& forward_kernels(const Problem& problem, Dtype dtype);
 
 // The work units [begin, end) of the call's plan.
